@@ -1,0 +1,105 @@
+"""Every error medflow raises on purpose.
+
+::
+
+    MedflowError                 one line for the user, one hint, an exit code
+    ├── ConfigError              a YAML or key=value that cannot be meant
+    ├── SourceError              the images could not be had
+    │   ├── CredentialsError     Kaggle refused, or no credentials were found
+    │   ├── DownloadError        the download broke, or its checksum is wrong
+    │   └── ArchiveError         an archive that would leave its target, or is too large
+    ├── DataError                the images are there, and wrong
+    │   ├── ImageError           one image that cannot become pixels
+    │   ├── ChecksFailed         a check of severity `error` stopped the run
+    │   └── SplitError           groups overlap, or a class cannot be split
+    ├── ModelError               a model that cannot be built, loaded or matched to its data
+    │   └── WeightsUnavailable   pretrained weights are neither on disk nor reachable
+    ├── TrainingError            training diverged or could not go on
+    ├── ArtifactError            a stored artifact is missing, truncated or of another format
+    ├── ServingError             the service could not be started or answered wrongly
+    └── PlatformError            ZenML, MLflow or the machine under them
+"""
+
+from __future__ import annotations
+
+
+class MedflowError(Exception):
+    """What is wrong, what was expected, what was found; ``hint`` says what to do next.
+
+    Subclasses state nothing but their exit code: the words belong to the place that raises.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __reduce__(self):
+        # The hint is keyword-only, so the default (class, args) would not survive a process pool.
+        return _rebuild, (type(self), self.message, self.hint)
+
+
+def _rebuild(kind: type[MedflowError], message: str, hint: str) -> MedflowError:
+    return kind(message, hint=hint)
+
+
+class ConfigError(MedflowError):
+    exit_code = 2
+
+
+class SourceError(MedflowError):
+    exit_code = 3
+
+
+class CredentialsError(SourceError):
+    pass
+
+
+class DownloadError(SourceError):
+    pass
+
+
+class ArchiveError(SourceError):
+    pass
+
+
+class DataError(MedflowError):
+    exit_code = 4
+
+
+class ImageError(DataError):
+    pass
+
+
+class ChecksFailed(DataError):
+    pass
+
+
+class SplitError(DataError):
+    pass
+
+
+class ModelError(MedflowError):
+    exit_code = 5
+
+
+class WeightsUnavailable(ModelError):
+    pass
+
+
+class TrainingError(MedflowError):
+    exit_code = 6
+
+
+class ArtifactError(MedflowError):
+    exit_code = 7
+
+
+class ServingError(MedflowError):
+    exit_code = 8
+
+
+class PlatformError(MedflowError):
+    exit_code = 9
