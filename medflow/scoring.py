@@ -1,0 +1,226 @@
+"""One way to score images with any bundle, torch or ONNX: uint8 pixels in, float32 logits out.
+
+torch is imported only where a torch bundle is opened, so that an ONNX bundle can be scored without it.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from medflow.errors import ArtifactError, DataError, ModelError
+from medflow.records import Bundle, HeadSpec, Manifest, PixelSpec, file_digest
+
+if TYPE_CHECKING:
+    import onnxruntime
+    import torch
+
+    from medflow.pixels import Store
+    from medflow.records import Pixels
+
+INPUT = "images"
+"""Name of the one input of an exported graph; its outputs have the names of the heads."""
+PROVIDER = "CPUExecutionProvider"
+
+
+class Scorer(Protocol):
+    """uint8 (n, height, width, channels) → logits by head, float32 (n, labels); (n, 1, height, width) for a mask."""
+
+    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]: ...
+
+
+def open_scorer(bundle: Bundle, *, threads: int = 0, device: str = "auto") -> Scorer:
+    """A scorer for a bundle: graphs run on the CPU, torch networks on ``device`` (``auto``: a GPU where there is one).
+
+    ``threads`` bounds ONNX Runtime's threads; 0 leaves the number to it. Raises ArtifactError where the weights are
+    absent or are not those of the card, ModelError where the graph does not fit the card.
+    """
+    if not bundle.weights.exists():
+        raise ArtifactError(
+            f"bundle {bundle.card.name} has no {bundle.weights.name} in {bundle.root}",
+            hint="the bundle is incomplete: run the step that made it again",
+        )
+    if file_digest(bundle.weights) != bundle.card.weights_digest:
+        raise ArtifactError(
+            f"{bundle.weights} does not have the sha256 that its card states",
+            hint="the file was changed or cut short: run the step that made it again",
+        )
+    return OnnxScorer(bundle, threads) if bundle.is_onnx else TorchScorer(bundle, device)
+
+
+# -- ONNX ----------------------------------------------------------------------------------------
+
+
+def session_options(threads: int = 0) -> onnxruntime.SessionOptions:
+    """The one definition of how medflow runs a graph. ``threads`` as in ``open_scorer``."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 3
+    return options
+
+
+def open_session(graph: Path, *, threads: int = 0) -> onnxruntime.InferenceSession:
+    """A session on the CPU provider, and no other. Raises ModelError where the graph cannot be run."""
+    import onnxruntime
+
+    try:
+        session = onnxruntime.InferenceSession(str(graph), session_options(threads), providers=[PROVIDER])
+    except Exception as error:  # onnxruntime raises classes of its own C++ module, with no common base
+        raise ModelError(
+            f"{graph.name} cannot be run: {error}", hint="export the model again; `medflow verify` checks stored files"
+        ) from error
+    if session.get_providers() != [PROVIDER]:
+        raise ModelError(
+            f"ONNX Runtime runs {graph.name} on {session.get_providers()}, expected {PROVIDER}",
+            hint="install onnxruntime as the lock file says",
+        )
+    return session
+
+
+class OnnxScorer:
+    """A bundle's graph under ONNX Runtime."""
+
+    def __init__(self, bundle: Bundle, threads: int = 0) -> None:
+        self._spec = bundle.card.preprocess.pixels
+        self._heads = [head.name for head in bundle.card.heads]
+        self._session = open_session(bundle.weights, threads=threads)
+        self._check_names()
+
+    def _check_names(self) -> None:
+        inputs = [item.name for item in self._session.get_inputs()]
+        outputs = {item.name for item in self._session.get_outputs()}
+        if inputs != [INPUT] or outputs != set(self._heads):
+            raise ModelError(
+                f"the graph has inputs {inputs} and outputs {sorted(outputs)}, "
+                f"expected {[INPUT]} and {sorted(self._heads)}",
+                hint="export the model again, from the bundle that the card describes",
+            )
+
+    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        values = self._session.run(self._heads, {INPUT: np.ascontiguousarray(_checked(images, self._spec))})
+        return dict(zip(self._heads, (np.asarray(value, dtype=np.float32) for value in values), strict=True))
+
+
+# -- torch ---------------------------------------------------------------------------------------
+
+
+class TorchScorer:
+    """A bundle's network in torch, in evaluation mode, without gradients, in 32 bits."""
+
+    def __init__(self, bundle: Bundle, device: str = "auto") -> None:
+        import torch
+
+        from medflow import models
+
+        self._spec = bundle.card.preprocess.pixels
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._device = torch.device(device)
+        self._network: torch.nn.Module = models.load(bundle).to(self._device).eval()
+
+    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        import torch
+
+        # A copy: stores are read-only memory maps, which torch cannot wrap without a warning.
+        tensor = torch.from_numpy(np.array(_checked(images, self._spec))).to(self._device)
+        with torch.inference_mode():
+            return {name: value.float().cpu().numpy() for name, value in self._network(tensor).items()}
+
+
+# -- rows of a manifest --------------------------------------------------------------------------
+
+
+def open_rows(rows: Manifest, pixels: Pixels, spec: PixelSpec) -> Store:
+    """The store whose images a bundle with ``spec`` reads. Raises DataError where it was packed otherwise."""
+    from medflow.pixels import open_store
+
+    store = open_store(pixels, spec.height)
+    if store.spec != spec:
+        raise DataError(
+            f"the stored images are {store.spec}, the model of {rows.card.name} reads {spec}",
+            hint="ingest the dataset again with the settings that the model was trained with",
+        )
+    return store
+
+
+def batches(count: int, size: int) -> Iterator[slice]:
+    """Slices that cover ``count`` rows in order, ``size`` at a time."""
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
+
+
+def score(
+    scorer: Scorer, rows: Manifest, store: Store, *, batch_size: int = 32
+) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
+    """Logits of every row, batch by batch in order, so that mask logits never lie in memory all at once."""
+    pixel_rows = rows.pixel_rows()
+    for part in batches(len(rows), batch_size):
+        yield part, scorer(store.images(pixel_rows[part]))
+
+
+def label_logits(
+    scorer: Scorer, rows: Manifest, store: Store, heads: tuple[HeadSpec, ...], *, batch_size: int = 32
+) -> dict[str, np.ndarray]:
+    """Logits of the label heads over all rows, float32 (n, labels) each. Mask heads are left out."""
+    parts: dict[str, list[np.ndarray]] = {head.name: [] for head in heads if head.kind != "mask"}
+    for _, logits in score(scorer, rows, store, batch_size=batch_size):
+        for name, kept in parts.items():
+            kept.append(logits[name])
+    return {name: np.concatenate(kept) for name, kept in parts.items()}
+
+
+# -- latency -------------------------------------------------------------------------------------
+
+
+def latency_ms(bundle: Bundle, *, repeats: int = 15, warm_up: int = 3) -> float:
+    """Median milliseconds of one image on one thread of this machine's CPU, after a warm-up."""
+    spec = bundle.card.preprocess.pixels
+    image = np.full((1, spec.height, spec.width, spec.channels), 128, dtype=np.uint8)
+    with _one_thread(bundle):
+        scorer = open_scorer(bundle, threads=1, device="cpu")
+        for _ in range(warm_up):
+            scorer(image)
+        return statistics.median(_milliseconds(scorer, image) for _ in range(repeats))
+
+
+def _milliseconds(scorer: Scorer, image: np.ndarray) -> float:
+    start = time.perf_counter()
+    scorer(image)
+    return (time.perf_counter() - start) * 1000.0
+
+
+@contextmanager
+def _one_thread(bundle: Bundle) -> Iterator[None]:
+    """Bounds torch to one thread for a while; ONNX Runtime's threads belong to its session."""
+    if bundle.is_onnx:
+        yield
+        return
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _checked(images: np.ndarray, spec: PixelSpec) -> np.ndarray:
+    shape = (spec.height, spec.width, spec.channels)
+    if images.dtype != np.uint8 or images.shape[1:] != shape:
+        raise DataError(
+            f"images are {images.dtype} {images.shape}, expected uint8 (n, {', '.join(map(str, shape))})",
+            hint="bring raw bytes to pixels with medflow.preprocess.to_pixels and the model's own card",
+        )
+    return images
