@@ -288,6 +288,8 @@ class Predictions:
     probabilities: Mapping[str, np.ndarray]
     targets: Mapping[str, np.ndarray]
     mask_scores: Mapping[str, np.ndarray] = field(default_factory=dict)
+    thresholds: tuple[Threshold, ...] = ()
+    """The bundle's own, so that decisions can be compared without the bundle."""
 
     def __len__(self) -> int:
         return len(self.image_id)
@@ -301,7 +303,8 @@ class Predictions:
                 state.update(head.encode())
                 state.update(np.ascontiguousarray(arrays[head], dtype=np.float32).tobytes())
         heads = [content(head) for head in self.heads]
-        return digest_of({"heads": heads, "rows": self.rows_digest, "arrays": state.hexdigest()})
+        cuts = [content(threshold) for threshold in self.thresholds]
+        return digest_of({"heads": heads, "rows": self.rows_digest, "arrays": state.hexdigest(), "thresholds": cuts})
 
 
 # -- pixels --------------------------------------------------------------------------------------
@@ -582,10 +585,15 @@ class Evaluation(Record):
     latency_ms: Annotated[float | None, BESIDE] = None
 
     def score(self, metric: str, *, head: str | None = None, label: str = "macro") -> Score:
-        """One score. Raises DataError naming what there is."""
-        for item in self.scores:
-            if item.metric == metric and item.label == label and head in (None, item.head):
-                return item
+        """One score. Raises DataError naming what there is.
+
+        ``macro`` falls back to ``micro``, for the metrics that an exclusive head has once, over all images
+        (accuracy, kappa, ece, brier).
+        """
+        for wanted in (label, "micro") if label == "macro" else (label,):
+            for item in self.scores:
+                if item.metric == metric and item.label == wanted and head in (None, item.head):
+                    return item
         known = sorted({f"{item.head}.{item.metric}" for item in self.scores})
         raise DataError(f"no score {metric!r} for label {label!r}; there is {', '.join(known)}", hint="choose one of them")
 
