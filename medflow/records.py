@@ -647,6 +647,17 @@ class PackageFacts(Record):
     bento_sha256: Annotated[str, BESIDE]
 
 
+@dataclass(frozen=True)
+class Incumbent:
+    """The bundle that holds the stage to challenge; ``bundle`` is None where none does, or the candidate itself."""
+
+    challenge: Challenge
+    bundle: Bundle | None = None
+
+    def digest(self) -> str:
+        return digest_of([self.challenge.digest(), self.bundle.digest() if self.bundle else None])
+
+
 class Comparison(Record):
     """Paired comparison of candidate and incumbent on the same rows."""
 
@@ -661,6 +672,16 @@ class Comparison(Record):
     margin: float
     n: int
     groups: int
+
+
+class Recorded(Record):
+    """Where a run was written down: the names by which ZenML, MLflow and the user know it."""
+
+    model: str
+    """``NAME@VERSION``."""
+    run_id: str
+    mlflow_run_id: str
+    content_digest: str
 
 
 class Promotion(Record):

@@ -1,6 +1,4 @@
-"""Settings: what they are (`sections`) and how they are read (`reading`)."""
+"""Settings: what they are (``sections``) and how they are read (``reading``).
 
-from medflow.config.reading import load
-from medflow.config.sections import RunConfig
-
-__all__ = ["RunConfig", "load"]
+Nothing is imported here, so that a step which reads one section does not reach the reader of files.
+"""

@@ -1,0 +1,82 @@
+"""What a running step needs of its surroundings: a folder to work in, a place for checkpoints, a tracker."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from zenml import get_step_context
+from zenml.artifact_stores import BaseArtifactStore
+from zenml.client import Client
+
+from medflow.home import home
+
+
+def work_folder() -> Path:
+    """A folder of this machine for the running step, the same when the same step is tried again.
+
+    Named by the step's cache key (inputs, settings, code), so that what a killed attempt left is found
+    by the next and never by another step. ``medflow run`` removes it once the run is complete.
+    """
+    folder = home() / "work" / _step_key()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def checkpoints() -> StoredFiles:
+    """Where the running step keeps its checkpoints: in the artifact store, for any process or pod to go on."""
+    store = Client().active_stack.artifact_store
+    return StoredFiles(store, posixpath.join(store.path, "checkpoints", _step_key()))
+
+
+def _step_key() -> str:
+    run = get_step_context().step_run
+    return str(run.cache_key or run.id)
+
+
+class StoredFiles:
+    """``tracking.Files`` in an artifact store.
+
+    A local store gets a temporary name and a rename; an object store's put is atomic by itself.
+    """
+
+    def __init__(self, store: BaseArtifactStore, uri: str) -> None:
+        self.store = store
+        self.uri = uri
+
+    def read(self, name: str) -> bytes | None:
+        try:
+            with self.store.open(self._path(name), "rb") as stream:
+                data: bytes = stream.read()
+                return data
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, data: bytes) -> None:
+        self.store.makedirs(self.uri)
+        with self._atomic(self._path(name)) as path, self.store.open(path, "wb") as stream:
+            stream.write(data)
+
+    def remove(self, name: str) -> None:
+        if self.store.exists(self._path(name)):
+            self.store.remove(self._path(name))
+
+    def names(self) -> list[str]:
+        if not self.store.exists(self.uri):
+            return []
+        return sorted(str(name) for name in self.store.listdir(self.uri) if not str(name).endswith(".part"))
+
+    def _path(self, name: str) -> str:
+        return posixpath.join(self.uri, name)
+
+    @contextmanager
+    def _atomic(self, path: str) -> Iterator[str]:
+        if not self.store.config.is_local:
+            yield path
+            return
+        part = f"{path}.part"
+        yield part
+        os.replace(part, path)

@@ -1,0 +1,101 @@
+"""The local stack: it registers itself, idempotently, in medflow's own ZenML store.
+
+Orchestrator and artifact store are ZenML's local ones; the MLflow tracker and registry keep their data
+in SQLite beside them. The stack is made active for this process only (``ZENML_ACTIVE_STACK_ID``), so a
+user's own active stack is left alone.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medflow.home import home
+from medflow.platform import environment
+
+if TYPE_CHECKING:
+    from zenml.client import Client
+    from zenml.models import StackResponse
+
+STACK = "medflow_local"
+STORE = "medflow_artifacts"
+TRACKER = "medflow_mlflow"
+REGISTRY = "medflow_registry"
+#: Integrations that are activated; the list is constant, since it decides materializers and so cache keys.
+INTEGRATIONS = ("numpy", "pandas", "pillow")
+
+
+def mlflow_folder() -> Path:
+    return home() / "mlflow"
+
+
+def mlflow_uri() -> str:
+    return f"sqlite:///{mlflow_folder() / 'mlflow.db'}"
+
+
+def use_local() -> StackResponse:
+    """Register what is missing of the local stack and use it in this process."""
+    environment.prepare()
+    _limit_integrations()
+    from zenml.client import Client
+
+    mlflow_folder().mkdir(parents=True, exist_ok=True)
+    client = Client()
+    stack = _stack(client)
+    os.environ["ZENML_ACTIVE_STACK_ID"] = str(stack.id)
+    return stack
+
+
+def _stack(client: Client) -> StackResponse:
+    from zenml.enums import StackComponentType
+
+    wanted = {
+        StackComponentType.ORCHESTRATOR: "default",
+        StackComponentType.ARTIFACT_STORE: _component(
+            client, STORE, StackComponentType.ARTIFACT_STORE, "local", {"path": str(_artifacts())}
+        ),
+        StackComponentType.EXPERIMENT_TRACKER: _component(
+            client, TRACKER, StackComponentType.EXPERIMENT_TRACKER, "mlflow", {"tracking_uri": mlflow_uri()}
+        ),
+        StackComponentType.MODEL_REGISTRY: _component(
+            client, REGISTRY, StackComponentType.MODEL_REGISTRY, "mlflow", {}
+        ),
+    }
+    try:
+        stack = client.get_stack(STACK, allow_name_prefix_match=False)
+    except KeyError:
+        return client.create_stack(STACK, components=wanted)
+    current = {kind: parts[0].name for kind, parts in stack.components.items()}
+    if current == {kind: name for kind, name in wanted.items()}:
+        return stack
+    return client.update_stack(STACK, component_updates={kind: [name] for kind, name in wanted.items()})
+
+
+def _artifacts() -> Path:
+    from zenml.config.global_config import GlobalConfiguration
+
+    # ZenML accepts a local artifact store only below its own folder of local stores.
+    folder = Path(GlobalConfiguration().local_stores_path) / "medflow_artifacts"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _component(client: Client, name: str, kind, flavor: str, settings: dict[str, str]) -> str:
+    try:
+        found = client.get_stack_component(kind, name, allow_name_prefix_match=False)
+    except KeyError:
+        client.create_stack_component(name=name, flavor=flavor, component_type=kind, configuration=settings)
+        return name
+    if any(found.configuration.get(key) != value for key, value in settings.items()):
+        client.update_stack_component(name, kind, configuration=settings)
+    return name
+
+
+def _limit_integrations() -> None:
+    """Keep ZenML from importing torch, scikit-learn and others at every start, which doubles it."""
+    from zenml.integrations.registry import integration_registry
+
+    for name, integration in integration_registry.integrations.items():
+        if name not in INTEGRATIONS:
+            integration.activate = classmethod(lambda cls: None)

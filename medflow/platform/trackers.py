@@ -1,0 +1,170 @@
+"""MLflow: one parent run for a pipeline run, one child for each trained model.
+
+The client is used directly. ZenML's own step integration imports every flavour (torch included) at
+the first tracked step and resumes runs through global state, which races where steps run in parallel.
+The stack's experiment tracker still says where MLflow is, so ZenML and medflow always agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
+
+from zenml import get_step_context, log_metadata
+from zenml.client import Client
+
+from medflow.errors import PlatformError
+from medflow.progress import say
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+RUN_TAG = "zenml.pipeline_run_id"
+LIMIT = 500
+#: MLflow accepts at most this many parameters in one call.
+BATCH = 100
+
+
+def client() -> MlflowClient:
+    """A client of the stack's tracking server."""
+    from mlflow import MlflowClient
+
+    uri = tracking_uri()
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def tracking_uri() -> str:
+    """The stack's tracking URI. Raises PlatformError where the stack has no MLflow tracker."""
+    tracker = Client().active_stack.experiment_tracker
+    uri = getattr(tracker.config, "tracking_uri", None) if tracker else None
+    if not uri:
+        raise PlatformError(
+            "the active stack has no MLflow experiment tracker", hint="run `medflow doctor` to set the local stack right"
+        )
+    return str(uri)
+
+
+def parent_run(dataset: str) -> str:
+    """Id of this pipeline run's MLflow run, made at the first call."""
+    run = get_step_context().pipeline_run
+    mlflow = client()
+    experiment = _experiment(mlflow, dataset)
+    found = _find(mlflow, experiment, str(run.id))
+    if found is None:
+        tags = {RUN_TAG: str(run.id), "zenml.pipeline_run": run.name, "medflow.dataset": dataset}
+        found = mlflow.create_run(experiment, run_name=run.name, tags=tags)
+    log_metadata({"mlflow_run_id": found.info.run_id, "mlflow_experiment_id": experiment}, run_id_name_or_prefix=run.id)
+    return str(found.info.run_id)
+
+
+def _find(mlflow: MlflowClient, experiment: str, run_id: str) -> Run | None:
+    found = mlflow.search_runs(
+        [experiment], f"tags.`{RUN_TAG}` = '{run_id}' and tags.`medflow.kind` != 'child'", max_results=1
+    ) or mlflow.search_runs([experiment], f"tags.`{RUN_TAG}` = '{run_id}'", max_results=1)
+    return next((run for run in found if "mlflow.parentRunId" not in run.data.tags), None)
+
+
+def _experiment(mlflow: MlflowClient, name: str) -> str:
+    found = mlflow.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    location = None
+    uri = tracking_uri()
+    if uri.startswith("sqlite:///"):
+        # With a SQLite URI MLflow would put artifacts into ./mlruns of the current folder.
+        location = (Path(uri.removeprefix("sqlite:///")).parent / "artifacts").as_uri()
+    return str(mlflow.create_experiment(name, artifact_location=location))
+
+
+class MlflowTracker:
+    """``tracking.Tracker`` on a child run. A server that is down gives one warning, never a lost run."""
+
+    def __init__(self, dataset: str, name: str) -> None:
+        self.warned = False
+        self.run_id: str | None = None
+        with self._tolerant():
+            self.mlflow = client()
+            self.run_id = self._start(dataset, name)
+
+    def _start(self, dataset: str, name: str) -> str:
+        parent = parent_run(dataset)
+        context = get_step_context()
+        tags = {
+            "mlflow.parentRunId": parent,
+            "medflow.kind": "child",
+            RUN_TAG: str(context.pipeline_run.id),
+            "zenml.step_run_id": str(context.step_run.id),
+        }
+        experiment = self.mlflow.get_run(parent).info.experiment_id
+        run = self.mlflow.create_run(experiment, run_name=name, tags=tags)
+        log_metadata({"mlflow_run_id": run.info.run_id, "mlflow_parent_run_id": parent})
+        return str(run.info.run_id)
+
+    def params(self, values: Mapping[str, str | int | float | bool]) -> None:
+        from mlflow.entities import Param
+
+        with self._tolerant():
+            items = [Param(name, str(value)[:LIMIT]) for name, value in values.items()]
+            for start in range(0, len(items), BATCH):
+                self.mlflow.log_batch(self._run(), params=items[start : start + BATCH])
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        import time
+
+        from mlflow.entities import Metric
+
+        with self._tolerant():
+            now = int(time.time() * 1000)
+            self.mlflow.log_batch(self._run(), metrics=[Metric(name, value, now, step) for name, value in values.items()])
+
+    def file(self, path: Path, folder: str) -> None:
+        with self._tolerant():
+            self.mlflow.log_artifact(self._run(), str(path), folder)
+
+    def finish(self, status: str) -> None:
+        """Close the run as ``FINISHED`` or ``FAILED``."""
+        with self._tolerant():
+            self.mlflow.set_terminated(self._run(), status)
+
+    def _run(self) -> str:
+        if self.run_id is None:
+            raise PlatformError("MLflow could not be reached", hint="start the tracking server")
+        return self.run_id
+
+    def _tolerant(self) -> _Tolerant:
+        return _Tolerant(self)
+
+    def __enter__(self) -> MlflowTracker:
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self.finish("FINISHED" if kind is None else "FAILED")
+
+
+class _Tolerant:
+    """Turns whatever a tracking call raises into one warning a tracker."""
+
+    def __init__(self, tracker: MlflowTracker) -> None:
+        self.tracker = tracker
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+        if error is None or not isinstance(error, Exception):
+            return False
+        if not self.tracker.warned:
+            self.tracker.warned = True
+            say(f"warning: MLflow does not answer, the run goes on without it ({type(error).__name__})")
+        return True
+
+
+def without_secrets(uri: str) -> str:
+    """A URI without user name and password."""
+    parts = urlsplit(uri)
+    if "@" not in parts.netloc:
+        return uri
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

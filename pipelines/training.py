@@ -1,0 +1,112 @@
+"""The one definition: from a source to a promoted model. Registered under each dataset's name.
+
+::
+
+    resolve° ─ ingest ─ validate ─ split ─ normalize ─ ( train ─ evaluate(val) )* ─ select ─┬─────────── export_onnx ─┬─ quantize ─┐
+                                                                                            └─ prune ─ export_onnx ─┴─ quantize ─┤
+           ┌──────────────────────────────────────────────────── evaluate(val) of each graph ───────────────────────────────────┘
+           └─ choose ─ evaluate(test) ─ package ─ incumbent° ─ evaluate(test) of it ─ promote° ─ record°
+
+    * once for every model listed in the YAML          ° never cached, and cheap
+
+The fan-out is a plain loop, so that the graph is known before the run and is the same everywhere.
+"""
+
+from __future__ import annotations
+
+from zenml import pipeline
+
+import steps
+from medflow import datasets
+from medflow.config.sections import RunConfig
+from medflow.platform.caching import sound
+from medflow.records import HeadSpec
+
+
+def training(config: RunConfig):
+    """The training pipeline of one dataset. Call the result to run it on the active stack."""
+
+    @pipeline(name=config.dataset, enable_cache=True)
+    def medflow_training():
+        source, placement, challenge = sound(steps.resolve)(
+            dataset=config.dataset, config=config.source, split=config.split, stage=config.promote.stage
+        )
+        manifest, pixels = sound(steps.ingest, also=[datasets.module_of(config.dataset)])(
+            source=source, dataset=config.dataset, sizes=sizes(config), config=config.ingest
+        )
+        valid, _, _ = sound(steps.validate)(manifest=manifest, config=config.validate_)
+        train, val, test = sound(steps.split)(valid=valid, placement=placement, config=config.split)
+        selected = _train(config, train, val, pixels)
+        chosen = _compress(config, selected, train, val, pixels)
+        _ship(config, chosen, test, pixels, challenge)
+
+    return medflow_training
+
+
+def sizes(config: RunConfig) -> tuple[int, ...]:
+    """Every input size that must be stored, in pixels, ascending."""
+    return tuple(sorted({*(model.size for model in config.models if model.size), *config.ingest.extra_sizes}))
+
+
+def heads(config: RunConfig) -> tuple[HeadSpec, ...]:
+    """The heads to learn."""
+    declared = datasets.get(config.dataset).card.heads
+    return tuple(head for head in declared if config.heads is None or head.name in config.heads)
+
+
+def _train(config: RunConfig, train, val, pixels):
+    normalization = sound(steps.normalize)(train=train, pixels=pixels)
+    bundles, evaluations = [], []
+    for model in config.models:
+        bundle = sound(steps.train)(
+            train=train, val=val, pixels=pixels, normalization=normalization, heads=heads(config),
+            model=model, config=config.train, id=f"train_{model.key}",
+        )  # fmt: skip
+        bundles.append(bundle)
+        evaluations.append(_evaluate_val(config, bundle, val, pixels, model.key))
+    selected, _ = sound(steps.select)(bundles=bundles, evaluations=evaluations, config=config.select)
+    return selected
+
+
+def _compress(config: RunConfig, selected, train, val, pixels):
+    trained = {"": selected}
+    if config.prune.enabled:
+        trained["pruned_"] = sound(steps.prune)(
+            bundle=selected, train=train, val=val, pixels=pixels, config=config.prune, training=config.train
+        )
+    graphs = {}
+    for prefix, bundle in trained.items():
+        graphs[f"{prefix}onnx"] = sound(steps.export_onnx)(
+            bundle=bundle, val=val, pixels=pixels, config=config.export, id=f"export_{prefix}onnx"
+        )
+        if config.quantize.enabled:
+            graphs[f"{prefix}int8"] = sound(steps.quantize)(
+                bundle=graphs[f"{prefix}onnx"], train=train, val=val, pixels=pixels, config=config.quantize,
+                id=f"quantize_{prefix}int8",
+            )  # fmt: skip
+    evaluations = [_evaluate_val(config, graph, val, pixels, name) for name, graph in graphs.items()]
+    chosen, _ = sound(steps.choose)(bundles=list(graphs.values()), evaluations=evaluations, config=config.choose)
+    return chosen
+
+
+def _ship(config: RunConfig, chosen, test, pixels, challenge):
+    evaluation, predictions = sound(steps.evaluate)(
+        bundle=chosen, rows=test, pixels=pixels, config=config.evaluate, role="test", id="evaluate_test"
+    )
+    package = sound(steps.package)(bundle=chosen, evaluation=evaluation)
+    incumbent = sound(steps.incumbent)(challenge=challenge, package=package)
+    incumbent_evaluation, incumbent_predictions = sound(steps.evaluate_incumbent)(
+        incumbent=incumbent, rows=test, pixels=pixels, config=config.evaluate
+    )
+    promotion = sound(steps.promote)(
+        package=package, evaluation=evaluation, predictions=predictions, incumbent_evaluation=incumbent_evaluation,
+        incumbent_predictions=incumbent_predictions, challenge=challenge, config=config.promote,
+    )  # fmt: skip
+    sound(steps.record)(dataset=config.dataset, package=package, evaluation=evaluation, promotion=promotion)
+
+
+def _evaluate_val(config: RunConfig, bundle, val, pixels, name: str):
+    evaluation, _ = sound(steps.evaluate)(
+        bundle=bundle, rows=val, pixels=pixels, config=config.evaluate, role="val", id=f"evaluate_val_{name}"
+    )
+    return evaluation

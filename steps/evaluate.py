@@ -1,0 +1,20 @@
+"""One bundle on one part of the split. The same step for every variant and for validation and test."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from zenml import step
+
+from medflow.config.sections import EvaluateConfig
+from medflow.records import Bundle, Evaluation, Manifest, Pixels, Predictions
+
+
+@step
+def evaluate(
+    bundle: Bundle, rows: Manifest, pixels: Pixels, config: EvaluateConfig, role: Literal["val", "test"]
+) -> tuple[Annotated[Evaluation, "evaluation"], Annotated[Predictions, "predictions"]]:
+    from medflow import evaluate as evaluation
+
+    evaluated = evaluation.evaluate(bundle, rows, pixels, config, role)
+    return evaluated.evaluation, evaluated.predictions

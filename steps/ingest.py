@@ -1,0 +1,21 @@
+"""Raw files in, packed pixels and one table out."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from zenml import step
+
+from medflow.config.sections import IngestConfig
+from medflow.records import Manifest, Pixels, Source
+
+
+@step
+def ingest(
+    source: Source, dataset: str, sizes: tuple[int, ...], config: IngestConfig
+) -> tuple[Annotated[Manifest, "manifest"], Annotated[Pixels, "pixels"]]:
+    from medflow import datasets
+    from medflow import ingest as ingestion
+    from medflow.platform import context
+
+    return ingestion.ingest(source, datasets.get(dataset), tuple(sizes), config, context.work_folder())

@@ -1,0 +1,22 @@
+"""Read the world: what the source holds now, where its groups lie, what is in production. Never cached."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from zenml import step
+
+from medflow.config.sections import SourceConfig, SplitConfig
+from medflow.records import Challenge, Placement, Source
+
+
+@step(enable_cache=False)
+def resolve(
+    dataset: str, config: SourceConfig, split: SplitConfig, stage: str
+) -> tuple[Annotated[Source, "source"], Annotated[Placement, "placement"], Annotated[Challenge, "challenge"]]:
+    from medflow import datasets, fetch
+    from medflow.platform import history, registry, trackers
+
+    trackers.parent_run(dataset)
+    source = fetch.resolve(config, datasets.get(dataset).card)
+    return source, history.placement(dataset, source, split), registry.challenge(dataset, stage)
