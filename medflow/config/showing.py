@@ -1,0 +1,69 @@
+"""A run's settings as YAML that can be run again; whatever is not the default says where it comes from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+
+from medflow.config.keys import Tree
+from medflow.config.reading import Origin, Reading
+
+MARK = "# <- "
+
+
+def as_yaml(reading: Reading) -> str:
+    """The merged settings, one a line; `# <- place` behind each that differs from its default."""
+    return "\n".join(_lines(reading, reading.tree, reading.defaults, "", 0)) + "\n"
+
+
+def origin_of(reading: Reading, key: str) -> Origin | None:
+    """Where the value at a dotted key was set, or None for a default."""
+    below = [origin for known, origin in reading.origins.items() if known == key or known.startswith(f"{key}.")]
+    return below[-1] if below else None
+
+
+def origins(reading: Reading) -> Mapping[str, str]:
+    """Dotted key of each value that some layer set → layer and place."""
+    return {key: f"{origin.layer} ({origin.where})" for key, origin in sorted(reading.origins.items())}
+
+
+def _lines(reading: Reading, value: Any, default: Any, prefix: str, depth: int) -> Iterator[str]:
+    indent = "  " * depth
+    for name, item in value.items():
+        key = f"{prefix}{name}"
+        usual = default.get(name, _ABSENT) if isinstance(default, dict) else _ABSENT
+        if isinstance(item, dict) and item:
+            yield f"{indent}{name}:"
+            yield from _lines(reading, item, usual, f"{key}.", depth + 1)
+        elif isinstance(item, list) and item and isinstance(item[0], dict):
+            yield f"{indent}{name}:"
+            yield from _entries(reading, item, usual, key, depth)
+        else:
+            yield f"{indent}{name}: {_scalar(item)}{_mark(reading, key, item, usual)}"
+
+
+def _entries(reading: Reading, items: list[Tree], default: Any, key: str, depth: int) -> Iterator[str]:
+    for index, item in enumerate(items):
+        usual = default[index] if isinstance(default, list) and index < len(default) else _ABSENT
+        first, *others = _lines(reading, item, usual, f"{key}.{index}.", depth + 1)
+        yield f"{'  ' * depth}- {first.strip()}"
+        yield from others
+
+
+_ABSENT = object()
+
+
+def _mark(reading: Reading, key: str, value: Any, default: Any) -> str:
+    origin = origin_of(reading, key)
+    if origin is None or value == default:
+        return ""
+    return f"  {MARK}{origin.where}"
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, float):
+        return json.dumps(value)
+    return yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True).removesuffix("...\n").strip()
