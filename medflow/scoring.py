@@ -9,24 +9,18 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from medflow.errors import ArtifactError, DataError, ModelError
+from medflow.errors import ArtifactError, DataError
 from medflow.records import Bundle, HeadSpec, Manifest, PixelSpec, file_digest
 
 if TYPE_CHECKING:
-    import onnxruntime
     import torch
 
     from medflow.pixels import Store
     from medflow.records import Pixels
-
-INPUT = "images"
-"""Name of the one input of an exported graph; its outputs have the names of the heads."""
-PROVIDER = "CPUExecutionProvider"
 
 
 class Scorer(Protocol):
@@ -35,10 +29,10 @@ class Scorer(Protocol):
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]: ...
 
 
-def open_scorer(bundle: Bundle, *, threads: int = 0, device: str = "auto") -> Scorer:
+def open_scorer(bundle: Bundle, *, threads: int | None = None, device: str = "auto") -> Scorer:
     """A scorer for a bundle: graphs run on the CPU, torch networks on ``device`` (``auto``: a GPU where there is one).
 
-    ``threads`` bounds ONNX Runtime's threads; 0 leaves the number to it. Raises ArtifactError where the weights are
+    ``threads`` bounds ONNX Runtime's threads; None takes every core this process may use. Raises ArtifactError where the weights are
     absent or are not those of the card, ModelError where the graph does not fit the card.
     """
     if not bundle.weights.exists():
@@ -54,65 +48,20 @@ def open_scorer(bundle: Bundle, *, threads: int = 0, device: str = "auto") -> Sc
     return OnnxScorer(bundle, threads) if bundle.is_onnx else TorchScorer(bundle, device)
 
 
-# -- ONNX ----------------------------------------------------------------------------------------
-
-
-def session_options(threads: int = 0) -> onnxruntime.SessionOptions:
-    """The one definition of how medflow runs a graph. ``threads`` as in ``open_scorer``."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.log_severity_level = 3
-    return options
-
-
-def open_session(graph: Path, *, threads: int = 0) -> onnxruntime.InferenceSession:
-    """A session on the CPU provider, and no other. Raises ModelError where the graph cannot be run."""
-    import onnxruntime
-
-    try:
-        session = onnxruntime.InferenceSession(str(graph), session_options(threads), providers=[PROVIDER])
-    except Exception as error:  # onnxruntime raises classes of its own C++ module, with no common base
-        raise ModelError(
-            f"{graph.name} cannot be run: {error}", hint="export the model again; `medflow verify` checks stored files"
-        ) from error
-    if session.get_providers() != [PROVIDER]:
-        raise ModelError(
-            f"ONNX Runtime runs {graph.name} on {session.get_providers()}, expected {PROVIDER}",
-            hint="install onnxruntime as the lock file says",
-        )
-    return session
+# -- both kinds ----------------------------------------------------------------------------------
 
 
 class OnnxScorer:
-    """A bundle's graph under ONNX Runtime."""
+    """A bundle's graph under ONNX Runtime; see ``medflow.graph`` for how it is run and what is refused."""
 
-    def __init__(self, bundle: Bundle, threads: int = 0) -> None:
+    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+        from medflow.graph import Graph
+
         self._spec = bundle.card.preprocess.pixels
-        self._heads = [head.name for head in bundle.card.heads]
-        self._session = open_session(bundle.weights, threads=threads)
-        self._check_names()
-
-    def _check_names(self) -> None:
-        inputs = [item.name for item in self._session.get_inputs()]
-        outputs = {item.name for item in self._session.get_outputs()}
-        if inputs != [INPUT] or outputs != set(self._heads):
-            raise ModelError(
-                f"the graph has inputs {inputs} and outputs {sorted(outputs)}, "
-                f"expected {[INPUT]} and {sorted(self._heads)}",
-                hint="export the model again, from the bundle that the card describes",
-            )
+        self._graph = Graph(bundle, threads=threads)
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        values = self._session.run(self._heads, {INPUT: np.ascontiguousarray(_checked(images, self._spec))})
-        return dict(zip(self._heads, (np.asarray(value, dtype=np.float32) for value in values), strict=True))
-
-
-# -- torch ---------------------------------------------------------------------------------------
+        return self._graph(_checked(images, self._spec))
 
 
 class TorchScorer:

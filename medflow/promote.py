@@ -1,0 +1,211 @@
+"""Whether a candidate takes over a stage: a question of evidence, never of ``new >= old``.
+
+The candidate must reach the floors with the lower end of its intervals, and must not be worse than the incumbent
+by more than the margin: the interval of the difference on the same images, resampled by group for both at once,
+lies wholly above minus the margin (non-inferiority; Piaggio et al. 2012, doi 10.1001/jama.2012.87802).
+Each head is compared: label heads by the configured metric, mask heads by Dice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from medflow import bootstrap, metrics
+from medflow.config.sections import Floor, PromoteConfig
+from medflow.errors import DataError
+from medflow.records import Challenge, Comparison, Evaluation, HeadSpec, PackageFacts, Predictions, Promotion, Score
+
+
+def promote(
+    candidate: Evaluation,
+    candidate_predictions: Predictions,
+    incumbent: Evaluation | None,
+    incumbent_predictions: Predictions | None,
+    package: PackageFacts,
+    challenge: Challenge,
+    config: PromoteConfig,
+) -> Promotion:
+    """The decision with its reasons and comparisons; the first reasons are those that refuse.
+
+    A stage that is held by something that was not evaluated is not taken. Raises DataError where evaluation and
+    predictions do not belong together, or are not on test rows.
+    """
+    _check(candidate, candidate_predictions)
+    decide = _Decision(challenge, package)
+    if challenge.package_digest == package.content_digest:
+        return decide.refused(f"this is the package that already holds {challenge.stage}: identical content")
+    passed, failed = _floors(candidate, config)
+    comparisons: tuple[Comparison, ...] = ()
+    if challenge.model_version is None and challenge.package_digest is None:
+        if incumbent is not None:
+            failed.append(f"nothing is recorded as holding {challenge.stage}, yet an incumbent was evaluated")
+        passed.append(f"nothing holds {challenge.stage} yet, so there is nothing to be compared with")
+    elif incumbent is None or incumbent_predictions is None:
+        holder = challenge.model_version or challenge.package_digest
+        failed.append(f"{challenge.stage} is held by {holder}, which could not be evaluated on these test rows")
+    else:
+        _check(incumbent, incumbent_predictions)
+        unlike = _unlike(candidate_predictions, incumbent_predictions)
+        if unlike:
+            failed.append(unlike)
+        else:
+            comparisons = compare(candidate_predictions, incumbent_predictions, config)
+            for comparison in comparisons:
+                (passed if holds(comparison) else failed).append(_in_words(comparison, config.confidence))
+    return decide.made(passed, failed, comparisons)
+
+
+def compare(candidate: Predictions, incumbent: Predictions, config: PromoteConfig) -> tuple[Comparison, ...]:
+    """Paired comparison of each head that the incumbent has, both resampled by the same groups at once."""
+    return tuple(_compare_head(candidate, incumbent, head, config) for head in incumbent.heads)
+
+
+def holds(comparison: Comparison) -> bool:
+    """Non-inferior: the difference and its whole interval lie above minus the margin. Never true of NaN."""
+    return comparison.difference > -comparison.margin and comparison.low > -comparison.margin
+
+
+class _Decision:
+    def __init__(self, challenge: Challenge, package: PackageFacts) -> None:
+        self._challenge, self._package = challenge, package
+
+    def refused(self, reason: str) -> Promotion:
+        return self.made([], [reason], ())
+
+    def made(self, passed: list[str], failed: list[str], comparisons: tuple[Comparison, ...]) -> Promotion:
+        verdict = f"promoted to {self._challenge.stage}" if not failed else f"not promoted to {self._challenge.stage}"
+        return Promotion(
+            promoted=not failed,
+            stage=self._challenge.stage,
+            reasons=(verdict, *failed, *passed),
+            candidate=self._package.content_digest,
+            incumbent=self._challenge.package_digest,
+            comparisons=comparisons,
+        )
+
+
+# -- floors --------------------------------------------------------------------------------------
+
+
+def _floors(candidate: Evaluation, config: PromoteConfig) -> tuple[list[str], list[str]]:
+    """(reached, missed), in words."""
+    reached, missed = [], []
+    for floor in config.floors:
+        score = candidate.score(floor.metric, head=floor.head, label=floor.label)
+        held, words = _floor(score, floor, candidate.confidence)
+        (reached if held else missed).append(words)
+    return reached, missed
+
+
+def _floor(score: Score, floor: Floor, confidence: float) -> tuple[bool, str]:
+    """A floor binds the worse end of the interval: the lower one, or the upper where smaller is better."""
+    larger = metrics.orientation(floor.metric) > 0
+    end = score.low if larger else score.high
+    held = end >= floor.value if larger else end <= floor.value
+    side, word = ("lower", "floor") if larger else ("upper", "ceiling")
+    name = f"{score.metric} of {score.head} ({score.label})"
+    if math.isnan(end):
+        return False, f"{name} has no interval on {score.n} images, so the {word} {floor.value:g} is not shown to hold"
+    relation = "reaches" if held else "does not reach"
+    if not larger:
+        relation = "stays under" if held else "exceeds"
+    return held, (
+        f"{name} is {score.value:.4f}; the {side} end {end:.4f} of its {confidence:.0%} interval "
+        f"{relation} the {word} {floor.value:g} ({score.n} images)"
+    )
+
+
+# -- comparison ----------------------------------------------------------------------------------
+
+
+def _compare_head(candidate: Predictions, incumbent: Predictions, head: HeadSpec, config: PromoteConfig) -> Comparison:
+    metric = "dice" if head.kind == "mask" else _label_metric(config)
+    new, old = metrics.of_head(candidate, head), metrics.of_head(incumbent, head)
+    position, label = _position(new, metric)
+    sign = metrics.orientation(metric)
+
+    def difference(weights: np.ndarray) -> np.ndarray:
+        return sign * (new(weights)[[position]] - old(weights)[[position]])
+
+    rows = len(candidate)
+    low, high = bootstrap.intervals(
+        difference, candidate.group, count=config.resamples, seed=config.seed, confidence=config.confidence
+    )
+    return Comparison(
+        head=head.name,
+        label=label,
+        metric=metric,
+        candidate=float(metrics.plain(new, rows)[position]),
+        incumbent=float(metrics.plain(old, rows)[position]),
+        difference=float(difference(np.ones((rows, 1)))[0, 0]),
+        low=float(low[0]),
+        high=float(high[0]),
+        margin=config.margin,
+        n=new.rows[position],
+        groups=len(set(candidate.group.tolist())),
+    )
+
+
+def _label_metric(config: PromoteConfig) -> str:
+    return "auroc" if config.metric in metrics.MASK else config.metric
+
+
+def _position(measures: metrics.Measures, metric: str) -> tuple[int, str]:
+    """Where a head's macro value of a metric stands, or its value over all images where it has no macro."""
+    for label in ("macro", "micro"):
+        if (label, metric) in measures.names:
+            return measures.names.index((label, metric)), label
+    known = ", ".join(sorted({name for _, name in measures.names}))
+    raise DataError(f"promote.metric is {metric!r}; there is {known}", hint="name one of them in the YAML")
+
+
+def _in_words(item: Comparison, confidence: float) -> str:
+    figures = (
+        f"{item.metric} of {item.head} ({item.label}): candidate {item.candidate:.4f}, incumbent "
+        f"{item.incumbent:.4f}, difference {item.difference:+.4f} (positive is better; {confidence:.0%} interval "
+        f"{item.low:+.4f} to {item.high:+.4f}, {item.n} images in {item.groups} groups)"
+    )
+    if math.isnan(item.low) or math.isnan(item.difference):
+        return f"{figures}; undefined, so it is not shown that the candidate is no worse"
+    if holds(item):
+        return f"{figures}; above minus the margin {item.margin:g}: not inferior"
+    return f"{figures}; reaches minus the margin {item.margin:g}: it is not shown that the candidate is no worse"
+
+
+# -- what may be compared ------------------------------------------------------------------------
+
+
+def _unlike(candidate: Predictions, incumbent: Predictions) -> str | None:
+    """Why two predictions cannot be paired, or None."""
+    if candidate.rows_digest != incumbent.rows_digest:
+        return (
+            f"candidate and incumbent were evaluated on different rows ({candidate.rows_digest[:12]} and "
+            f"{incumbent.rows_digest[:12]})"
+        )
+    if not _same(candidate.image_id, incumbent.image_id) or not _same(candidate.group, incumbent.group):
+        return "candidate and incumbent do not list the same images in the same order"
+    heads = {head.name: head for head in candidate.heads}
+    lacking = [head.name for head in incumbent.heads if heads.get(head.name) != head]
+    if lacking:
+        return f"the candidate lacks what the incumbent predicts, or defines it otherwise: {', '.join(lacking)}"
+    return None
+
+
+def _same(first: Sequence[str] | np.ndarray, second: Sequence[str] | np.ndarray) -> bool:
+    return [str(value) for value in first] == [str(value) for value in second]
+
+
+def _check(evaluation: Evaluation, predictions: Predictions) -> None:
+    if evaluation.role != "test":
+        raise DataError(
+            f"a promotion is decided on test rows, this evaluation is on {evaluation.role} rows",
+            hint="evaluate the bundle on the test rows",
+        )
+    if (evaluation.bundle_digest, evaluation.rows_digest) != (predictions.bundle_digest, predictions.rows_digest):
+        raise DataError(
+            "evaluation and predictions are of different bundles or rows",
+            hint="pass both as one call of evaluate returned them",
+        )
