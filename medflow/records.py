@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -191,6 +191,8 @@ class Manifest:
     card: DatasetCard
     table: pyarrow.Table
     source: Source | None = None
+    findings: tuple[Finding, ...] = ()
+    """What the listing found odd, such as stray files: told by `validate`, not part of the digest."""
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -210,7 +212,7 @@ class Manifest:
         import pyarrow
 
         indices = pyarrow.array(np.asarray(rows, dtype=np.int64))
-        return Manifest(card=self.card, table=self.table.take(indices), source=self.source)
+        return replace(self, table=self.table.take(indices))
 
     def pixel_rows(self) -> np.ndarray:
         """Rows of the pixel store, int64 (N,). Raises DataError where an image has no pixels."""
