@@ -1,0 +1,249 @@
+"""Where the images come from this time, and how they get onto this disk.
+
+``resolve`` looks at the world and is cheap; ``fetch`` moves bytes. Both know four kinds of source:
+Kaggle, a folder, an archive, and what is generated (which ``ingest`` makes, so there is nothing to fetch).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from medflow import archive, kaggle
+from medflow.config.sections import SourceConfig
+from medflow.errors import ArchiveError, ConfigError, DownloadError, SourceError
+from medflow.home import home
+from medflow.progress import say
+from medflow.records import DatasetCard, Generated, Source, digest_of
+
+LOCK_SECONDS = 6 * 3600.0
+TAIL = 64 * 1024
+
+
+# -- resolve --------------------------------------------------------------------------------------
+
+
+def resolve(config: SourceConfig, card: DatasetCard) -> Source:
+    """The source as it is now, with a fingerprint that changes when it does.
+
+    kaggle: one small call for the version number; none where the pinned version is on disk already.
+    folder: names, sizes and times, no content (20,000 files take about 0.1 s). zip: size, time and directory.
+
+    Raises ConfigError (no path, a version that is no number), SourceError (nothing there to read), and
+    what ``kaggle.current_version`` raises.
+    """
+    if config.kind == "kaggle":
+        return _resolve_kaggle(config, card)
+    if config.kind == "folder":
+        folder = _given(config)
+        return Source(kind="folder", fingerprint=folder_fingerprint(folder), uri=str(folder))
+    if config.kind == "zip":
+        path = _given(config)
+        return Source(kind="zip", fingerprint=archive_fingerprint(path), uri=str(path))
+    generated = Generated(images=config.images, seed=config.seed, planted_faults=config.planted_faults)
+    return Source(kind="generated", fingerprint=generated.digest(), uri="generated", generated=generated)
+
+
+def _resolve_kaggle(config: SourceConfig, card: DatasetCard) -> Source:
+    handle = _handle(card)
+    version = _pinned(config.version)
+    if version is None or not is_downloaded(handle, version):
+        newest = kaggle.current_version(handle)
+        if version is not None and version > newest:
+            raise DownloadError(
+                f"Kaggle has no version {version} of {handle}; its newest is {newest}",
+                hint=f"write source.version={newest}, or source.version=latest",
+            )
+        version = version or newest
+    return Source(kind="kaggle", fingerprint=f"{handle}@{version}", uri=handle, version=str(version))
+
+
+def _handle(card: DatasetCard) -> str:
+    if card.kaggle is None:
+        raise ConfigError(f"{card.name} is not on Kaggle", hint="pass its images with `--source DIR|ZIP`")
+    return card.kaggle
+
+
+def _pinned(version: str) -> int | None:
+    if version == "latest":
+        return None
+    if not (version.isascii() and version.isdecimal() and int(version) > 0):
+        raise ConfigError(
+            f"source.version is {version!r}; expected a number or `latest`", hint="such as source.version=5"
+        )
+    return int(version)
+
+
+def _given(config: SourceConfig) -> Path:
+    """The path of the config, absolute: a later step may run in another working folder."""
+    if not config.path:
+        raise ConfigError(f"source.kind is {config.kind} and source.path is not set", hint="pass `--source DIR|ZIP`")
+    return Path(config.path).expanduser().absolute()
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """sha256 (64 hex) over every file's relative name, size and modification time, in order.
+
+    Links to files count as the files they lead to; links to folders are not followed, as they may
+    lead in circles. Raises SourceError where the folder is absent, unreadable or holds no file.
+    """
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise SourceError(
+            f"the source folder {folder} {what}", hint="check `--source`; an archive has to end in .zip or .tar.gz"
+        )
+    try:
+        lines = sorted(_files(os.fspath(folder), ""))
+    except OSError as error:
+        raise SourceError(f"{error.filename} cannot be read: {error.strerror}", hint="check its permissions") from error
+    if not lines:
+        raise SourceError(f"the source folder {folder} holds no file", hint="check `--source`")
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _files(folder: str, prefix: str) -> Iterator[str]:
+    pending = [(folder, prefix)]
+    while pending:
+        folder, prefix = pending.pop()
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                name = f"{prefix}{entry.name}"
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append((entry.path, f"{name}/"))
+                elif not entry.is_dir():
+                    facts = entry.stat(follow_symlinks=entry.is_file())
+                    # NUL ends the name: no name can then look like another's size and time.
+                    yield f"{name}\0{facts.st_size}\0{facts.st_mtime_ns}"
+
+
+def archive_fingerprint(path: Path) -> str:
+    """sha256 (64 hex) over size, modification time and the directory of a zip (of a tar: its last 64 KiB).
+
+    Raises SourceError where the file is absent.
+    """
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise SourceError(f"the source archive {path} {what}", hint="check `--source`")
+    facts = path.stat()
+    with path.open("rb") as stream:
+        stream.seek(_directory_start(path, facts.st_size))
+        tail = hashlib.file_digest(stream, "sha256").hexdigest()
+    return digest_of({"bytes": facts.st_size, "modified": facts.st_mtime_ns, "directory": tail})
+
+
+def _directory_start(path: Path, size: int) -> int:
+    try:
+        with zipfile.ZipFile(path) as opened:
+            return opened.start_dir
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return max(0, size - TAIL)  # a tar, or damaged, which `extract` will explain
+
+
+# -- fetch ----------------------------------------------------------------------------------------
+
+
+def fetch(source: Source, card: DatasetCard, to: Path) -> Path:
+    """The folder of the source's files on this disk; what is there already is not fetched again.
+
+    kaggle: below ``home()/downloads``, laid out as kagglehub lays out its cache, so that all runs share it.
+    folder: the folder itself, untouched. zip: unpacked below ``to``, in a folder named by the fingerprint.
+
+    Raises CredentialsError, DownloadError, ArchiveError, or SourceError where a folder or archive is gone
+    or is no longer what ``resolve`` saw.
+    """
+    if source.kind == "kaggle":
+        root = downloaded(source.uri, int(source.version))
+        return _once(root, _kaggle_marker(root), lambda: _from_kaggle(source, root))
+    if source.kind == "folder":
+        return _present(Path(source.uri))
+    if source.kind == "zip":
+        return _unpacked(source, to)
+    raise SourceError(f"{card.name}: generated images are not fetched", hint="`ingest` makes them")
+
+
+def downloaded(handle: str, version: int) -> Path:
+    """Where one version of a Kaggle dataset lies, or will lie: kagglehub's layout below our home."""
+    dataset = kaggle.parse(handle)
+    return home() / "downloads" / "datasets" / dataset.owner / dataset.dataset / "versions" / str(version)
+
+
+def is_downloaded(handle: str, version: int) -> bool:
+    root = downloaded(handle, version)
+    return root.is_dir() and _kaggle_marker(root).exists()
+
+
+def _kaggle_marker(root: Path) -> Path:
+    return root.parent.parent / f"{root.name}.complete"
+
+
+def _from_kaggle(source: Source, root: Path) -> None:
+    dataset_folder = root.parent.parent
+    packed = kaggle.download(source.uri, int(source.version), dataset_folder)
+    try:
+        archive.extract(packed, root)
+    except ArchiveError as error:
+        # Kept: where the disk was too small, a second download of many gigabytes would be a poor answer.
+        raise ArchiveError(
+            error.message, hint=f"{error.hint}; the download is {packed}, remove it to get it anew"
+        ) from error
+    packed.unlink()
+
+
+def _present(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise SourceError(
+            f"the source folder {folder} does not exist", hint="check `--source`, and that the disk is mounted"
+        )
+    return folder
+
+
+def _unpacked(source: Source, to: Path) -> Path:
+    path = Path(source.uri)
+    if archive_fingerprint(path) != source.fingerprint:
+        raise SourceError(f"the source archive {path} changed after the run began", hint="run again")
+    root = to / source.fingerprint[:16]
+    return _once(root, root.with_name(f"{root.name}.complete"), lambda: archive.extract(path, root))
+
+
+def _once(root: Path, marker: Path, make: Callable[[], None]) -> Path:
+    """``root``, made by ``make`` unless its marker says that it is whole. One process makes, others wait."""
+    with _locked(root.with_name(f".{root.name}.lock"), what=root.name):
+        if not (marker.exists() and root.is_dir()):
+            if root.exists():
+                shutil.rmtree(root)
+            make()
+            marker.touch()
+    return root
+
+
+@contextmanager
+def _locked(path: Path, *, what: str) -> Iterator[None]:
+    """Hold a lock that the system gives back when its process dies, so that none is ever stale."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        _acquire(file.fileno(), what)
+        yield
+
+
+def _acquire(descriptor: int, what: str) -> None:
+    deadline = time.monotonic() + LOCK_SECONDS
+    said = False
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not said:
+                say(f"{what}: another process is fetching it; waiting")
+                said = True
+        if time.monotonic() > deadline:
+            raise SourceError(
+                f"{what} is being fetched by another process for hours", hint="end that process, run again"
+            )
+        time.sleep(0.2)
