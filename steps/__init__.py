@@ -1,7 +1,6 @@
 """One adapter a file. Importing this package registers the materializers, and does nothing else."""
 
 import materializers
-
 from steps.choose import choose
 from steps.evaluate import evaluate
 from steps.evaluate_incumbent import evaluate_incumbent

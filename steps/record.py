@@ -10,7 +10,9 @@ from medflow.records import Evaluation, Package, Promotion, Recorded
 
 
 @step(enable_cache=False)
-def record(dataset: str, package: Package, evaluation: Evaluation, promotion: Promotion) -> Annotated[Recorded, "recorded"]:
+def record(
+    dataset: str, package: Package, evaluation: Evaluation, promotion: Promotion
+) -> Annotated[Recorded, "recorded"]:
     from medflow.platform import recording
 
     return recording.record(dataset, package.facts, evaluation, promotion)

@@ -22,7 +22,7 @@ from zenml.config.cache_policy import CachePolicy
 from zenml.materializers.materializer_registry import materializer_registry
 from zenml.orchestrators import cache_utils
 
-from medflow.platform import code, stored
+from medflow.platform import code, stack, stored
 
 if TYPE_CHECKING:
     from zenml.models import StepRunResponse
@@ -35,9 +35,7 @@ LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 def sound(step: BaseStep, *, also: Iterable[str] = ()) -> BaseStep:
     """``step`` with the code it reaches in its cache key; ``also`` names modules found at run time."""
     digest = code.installed().digest(roots(step, also=also))
-    return step.with_options(
-        environment={CODE_VARIABLE: digest}, cache_policy=CachePolicy(include_step_code=False)
-    )
+    return step.with_options(environment={CODE_VARIABLE: digest}, cache_policy=CachePolicy(include_step_code=False))
 
 
 def roots(step: BaseStep, *, also: Iterable[str] = ()) -> tuple[str, ...]:
@@ -92,9 +90,8 @@ def damage(step_run: StepRunResponse) -> str | None:
 
 def artifact_damage(version: Any, *, check: Callable[..., str | None] = stored.quick_check) -> str | None:
     """What is wrong with one artifact version, or None; foreign artifacts are checked for existence only."""
-    from zenml.client import Client
 
-    store = Client().active_stack.artifact_store
+    store = stack.client().active_stack.artifact_store
     digest = version.run_metadata.get("index_sha256")
     if digest is None:
         return None if store.exists(version.uri) else "it is missing"
@@ -103,6 +100,5 @@ def artifact_damage(version: Any, *, check: Callable[..., str | None] = stored.q
 
 def expire(step_run: StepRunResponse) -> None:
     """Take a step run out of the cache for good."""
-    from zenml.client import Client
 
-    Client().update_step_run(step_run.id, cache_expires_at=LONG_AGO)
+    stack.client().update_step_run(step_run.id, cache_expires_at=LONG_AGO)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from zenml import get_step_context
 from zenml.artifact_stores import BaseArtifactStore
-from zenml.client import Client
 
 from medflow.home import home
+from medflow.platform import stack
 
 
 def work_folder() -> Path:
@@ -28,7 +28,7 @@ def work_folder() -> Path:
 
 def checkpoints() -> StoredFiles:
     """Where the running step keeps its checkpoints: in the artifact store, for any process or pod to go on."""
-    store = Client().active_stack.artifact_store
+    store = stack.client().active_stack.artifact_store
     return StoredFiles(store, posixpath.join(store.path, "checkpoints", _step_key()))
 
 

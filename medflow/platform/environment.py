@@ -12,17 +12,14 @@ from pathlib import Path
 from medflow.home import home
 
 
-def prepare() -> Path:
-    """Point ZenML, MLflow, BentoML and Great Expectations at the one state folder; returns it."""
-    root = home()
-    root.mkdir(parents=True, exist_ok=True)
-    for name, value in _settings(root).items():
+def prepare() -> None:
+    """Point ZenML, MLflow, BentoML and Great Expectations at the one state folder. Makes no folder yet."""
+    for name, value in _settings(home()).items():
         os.environ.setdefault(name, value)
     # ZenML records the installed packages of each run through `uv` or `pip`, whichever is on PATH.
     scripts = str(Path(sys.executable).parent)
     if scripts not in os.environ.get("PATH", "").split(os.pathsep):
         os.environ["PATH"] = scripts + os.pathsep + os.environ.get("PATH", "")
-    return root
 
 
 def _settings(root: Path) -> dict[str, str]:

@@ -8,11 +8,11 @@ user's own active stack is left alone.
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medflow.home import home
-from medflow.platform import environment
 
 if TYPE_CHECKING:
     from zenml.client import Client
@@ -34,17 +34,27 @@ def mlflow_uri() -> str:
     return f"sqlite:///{mlflow_folder() / 'mlflow.db'}"
 
 
-def use_local() -> StackResponse:
+#: Names the place a process runs at; where it is not `local`, the stack is given by who started the process.
+PLACE_VARIABLE = "MEDFLOW_ON"
+
+
+def client() -> Client:
+    """A ZenML client on the stack of this process."""
+    from zenml.client import Client
+
+    if os.environ.get(PLACE_VARIABLE, "local") == "local":
+        use_local()
+    return Client()
+
+
+@cache
+def use_local() -> None:
     """Register what is missing of the local stack and use it in this process."""
-    environment.prepare()
     _limit_integrations()
     from zenml.client import Client
 
     mlflow_folder().mkdir(parents=True, exist_ok=True)
-    client = Client()
-    stack = _stack(client)
-    os.environ["ZENML_ACTIVE_STACK_ID"] = str(stack.id)
-    return stack
+    os.environ["ZENML_ACTIVE_STACK_ID"] = str(_stack(Client()).id)
 
 
 def _stack(client: Client) -> StackResponse:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from zenml import get_step_context, log_metadata
-from zenml.client import Client
 
 from medflow.errors import PlatformError
+from medflow.platform import stack
 from medflow.progress import say
 
 if TYPE_CHECKING:
@@ -38,11 +38,12 @@ def client() -> MlflowClient:
 
 def tracking_uri() -> str:
     """The stack's tracking URI. Raises PlatformError where the stack has no MLflow tracker."""
-    tracker = Client().active_stack.experiment_tracker
+    tracker = stack.client().active_stack.experiment_tracker
     uri = getattr(tracker.config, "tracking_uri", None) if tracker else None
     if not uri:
         raise PlatformError(
-            "the active stack has no MLflow experiment tracker", hint="run `medflow doctor` to set the local stack right"
+            "the active stack has no MLflow experiment tracker",
+            hint="run `medflow doctor` to set the local stack right",
         )
     return str(uri)
 
@@ -118,7 +119,9 @@ class MlflowTracker:
 
         with self._tolerant():
             now = int(time.time() * 1000)
-            self.mlflow.log_batch(self._run(), metrics=[Metric(name, value, now, step) for name, value in values.items()])
+            self.mlflow.log_batch(
+                self._run(), metrics=[Metric(name, value, now, step) for name, value in values.items()]
+            )
 
     def file(self, path: Path, folder: str) -> None:
         with self._tolerant():

@@ -1,0 +1,143 @@
+"""What is stamped on every run: model version and stage in ZenML, metrics, tags and alias in MLflow.
+
+A cached step writes nothing, so all of this is written by the last, uncached step, from the artifacts.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zenml import get_step_context, link_artifact_to_model, log_metadata
+from zenml.model.model import Model
+from zenml.models import ModelVersionResponse, PipelineRunResponse
+
+from medflow.platform import registry, stack, trackers
+from medflow.progress import say
+from medflow.records import Evaluation, PackageFacts, Promotion, Recorded
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+PACKAGE_TAG = "medflow.package"
+
+
+def record(dataset: str, facts: PackageFacts, evaluation: Evaluation, promotion: Promotion) -> Recorded:
+    """Write this run down; returns the names by which it is known."""
+    run = stack.client().get_pipeline_run(get_step_context().pipeline_run.id)
+    version = registry.ensure_version(dataset, facts)
+    _stamp(version, run, facts, evaluation)
+    if promotion.promoted:
+        registry.set_stage(version, promotion.stage)
+    reference = f"{dataset}@{version.number}"
+    mlflow_run = _track(dataset, reference, run, facts, evaluation, promotion)
+    log_metadata({"model": reference, "promoted": promotion.promoted}, run_id_name_or_prefix=run.id)
+    return Recorded(model=reference, run_id=str(run.id), mlflow_run_id=mlflow_run, content_digest=facts.content_digest)
+
+
+def _stamp(
+    version: ModelVersionResponse, run: PipelineRunResponse, facts: PackageFacts, evaluation: Evaluation
+) -> None:
+    steps = run.steps
+    artifacts = {key: steps[step].outputs[output][0] for key, (step, output) in registry.LINKED.items()}
+    model = Model(name=version.model.name, version=version.name)
+    for artifact in artifacts.values():
+        link_artifact_to_model(artifact, model)
+    scores = [score.model_dump(mode="json") for score in registry.headline(evaluation)]
+    log_metadata(
+        {
+            "run_id": str(run.id),
+            "package_digest": facts.content_digest,
+            "bundle_digest": facts.bundle_digest,
+            "bento": facts.tag,
+            "variant": evaluation.variant,
+            "scores": json.dumps(scores),
+            "artifacts": {key: str(artifact.id) for key, artifact in artifacts.items()},
+            "digests": {key: str(artifact.content_hash) for key, artifact in artifacts.items()},
+        },
+        model_name=version.model.name,
+        model_version=str(version.name),
+    )
+
+
+def _track(
+    dataset: str,
+    reference: str,
+    run: PipelineRunResponse,
+    facts: PackageFacts,
+    evaluation: Evaluation,
+    promotion: Promotion,
+) -> str:
+    """The same in MLflow; its absence costs a warning and never the run."""
+    try:
+        mlflow = trackers.client()
+        parent = trackers.parent_run(dataset)
+        _write_parent(mlflow, parent, reference, run, facts, evaluation, promotion)
+        _register(mlflow, dataset, parent, facts)
+        if promotion.promoted:
+            set_alias(dataset, promotion.stage, facts.content_digest)
+        mlflow.set_terminated(parent, "FINISHED")
+    except Exception as error:
+        say(f"warning: MLflow does not answer, this run is not recorded there ({type(error).__name__}: {error})")
+        return ""
+    return parent
+
+
+def _write_parent(
+    mlflow: MlflowClient,
+    parent: str,
+    reference: str,
+    run: PipelineRunResponse,
+    facts: PackageFacts,
+    evaluation: Evaluation,
+    promotion: Promotion,
+) -> None:
+    for score in evaluation.scores:
+        if math.isfinite(score.value):
+            mlflow.log_metric(parent, _metric_name(f"test/{score.head}/{score.label}/{score.metric}"), score.value)
+    tags = {
+        "zenml.model": reference,
+        PACKAGE_TAG: facts.content_digest,
+        "medflow.promoted": str(promotion.promoted).lower(),
+        "medflow.reasons": "; ".join(promotion.reasons)[:5000],
+        **{f"zenml.step.{name}": str(step.id) for name, step in run.steps.items()},
+    }
+    for name, value in tags.items():
+        mlflow.set_tag(parent, name, value)
+    with tempfile.TemporaryDirectory(prefix="medflow-") as folder:
+        for name, item in {"evaluation": evaluation, "promotion": promotion, "package": facts}.items():
+            path = Path(folder) / f"{name}.json"
+            path.write_text(item.model_dump_json(indent=1))
+            mlflow.log_artifact(parent, str(path), "model")
+
+
+def _register(mlflow: MlflowClient, dataset: str, parent: str, facts: PackageFacts) -> None:
+    if not mlflow.search_registered_models(f"name = '{dataset}'"):
+        mlflow.create_registered_model(dataset)
+    if _registered(mlflow, dataset, facts.content_digest) is None:
+        mlflow.create_model_version(
+            dataset, source=f"runs:/{parent}/model", run_id=parent, tags={PACKAGE_TAG: facts.content_digest}
+        )
+
+
+def set_alias(dataset: str, stage: str, content_digest: str) -> None:
+    """Move MLflow's alias of a stage to the version of this content."""
+    mlflow = trackers.client()
+    version = _registered(mlflow, dataset, content_digest)
+    if version is None:
+        say(f"warning: MLflow's registry has no version of {dataset} with this content; its alias {stage} stays")
+        return
+    mlflow.set_registered_model_alias(dataset, stage, version)
+
+
+def _registered(mlflow: MlflowClient, dataset: str, content_digest: str) -> str | None:
+    found = mlflow.search_model_versions(f"name = '{dataset}'")
+    return next((str(item.version) for item in found if item.tags.get(PACKAGE_TAG) == content_digest), None)
+
+
+def _metric_name(name: str) -> str:
+    """MLflow allows letters, digits, ``_ - . /`` and spaces."""
+    return "".join(letter if letter.isalnum() or letter in "_-. /" else "_" for letter in name)

@@ -1,0 +1,229 @@
+"""Models, versions and stages: ZenML's model control plane, read and written by medflow's names.
+
+A model is named like its dataset. A version is named by the content of its package, so that a run that
+ends with the same content makes no new version. The stage of a version is ZenML's; MLflow's alias of
+the same name follows it (`medflow.platform.recording`).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from zenml.models import ArtifactVersionResponse, ModelVersionResponse
+
+from medflow.errors import ArtifactError, ConfigError, PlatformError
+from medflow.platform import stack
+from medflow.platform.outcomes import ModelVersion
+from medflow.records import Bundle, Challenge, Evaluation, Incumbent, Package, PackageFacts, Promotion, Score
+
+STAGES = ("production", "staging")
+DIGITS = 12
+#: What a model version links to: metadata key → (step, output) of the run that made it.
+LINKED: Mapping[str, tuple[str, str]] = {
+    "manifest": ("ingest", "manifest"),
+    "train": ("split", "train"),
+    "val": ("split", "val"),
+    "test": ("split", "test"),
+    "normalization": ("normalize", "normalization"),
+    "selected": ("select", "selected"),
+    "chosen": ("choose", "chosen"),
+    "choice": ("choose", "choice"),
+    "evaluation": ("evaluate_test", "evaluation"),
+    "predictions": ("evaluate_test", "predictions"),
+    "package": ("package", "package"),
+    "promotion": ("promote", "promotion"),
+}
+
+
+# -- reading -------------------------------------------------------------------------------------
+
+
+def versions(name: str | None) -> tuple[ModelVersion, ...]:
+    """All versions of a model, or of every model; newest first."""
+    found = stack.client().list_model_versions(model=name, size=1000, hydrate=True).items
+    return tuple(sorted((_describe(item) for item in found), key=lambda item: item.created, reverse=True))
+
+
+def find(reference: str) -> ModelVersion:
+    """The version that ``NAME``, ``NAME@VERSION``, ``NAME@STAGE`` or ``production`` means.
+
+    ``NAME`` alone is its production version, or the newest where none is promoted. Raises ConfigError
+    naming what there is.
+    """
+    return _describe(_response(reference))
+
+
+def bundle(reference: str, to: Path) -> Bundle:
+    """A copy of the model's bundle in ``to``."""
+    found: Bundle = _artifact(_response(reference), "chosen").load()
+    shutil.copytree(found.root, to, dirs_exist_ok=True)
+    return Bundle.open(to)
+
+
+def package(reference: str, to: Path) -> Package:
+    """A copy of the model's Bento in ``to``."""
+    found: Package = _artifact(_response(reference), "package").load()
+    to.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(found.bento, to / found.bento.name)
+    (to / Package.FACTS).write_text(found.facts.model_dump_json(indent=1))
+    return Package(root=to, facts=found.facts)
+
+
+def evaluation(reference: str) -> Evaluation:
+    """The model's evaluation on test rows."""
+    found: Evaluation = _artifact(_response(reference), "evaluation").load()
+    return found
+
+
+def promotion_of(reference: str) -> Promotion:
+    """The last decision on promoting this version."""
+    found: Promotion = _artifact(_response(reference), "promotion").load()
+    return found
+
+
+def challenge(name: str, stage: str) -> Challenge:
+    """What holds a stage of a model now."""
+    try:
+        holder = stack.client().get_model_version(name, stage)
+    except KeyError:
+        return Challenge(stage=stage)
+    return Challenge(
+        stage=stage, model_version=str(holder.number), package_digest=str(holder.run_metadata["package_digest"])
+    )
+
+
+def incumbent(challenge: Challenge, candidate: PackageFacts, work: Path) -> Incumbent:
+    """The bundle that holds the stage; none is fetched where none holds it or the candidate does."""
+    if challenge.package_digest in (None, candidate.content_digest):
+        return Incumbent(challenge=challenge)
+    name = candidate.tag.partition(":")[0]
+    return Incumbent(challenge=challenge, bundle=bundle(f"{name}@{challenge.model_version}", work / "incumbent"))
+
+
+# -- writing -------------------------------------------------------------------------------------
+
+
+def ensure_version(name: str, facts: PackageFacts) -> ModelVersionResponse:
+    """The version of this content, made where it is new."""
+    client = stack.client()
+    try:
+        client.get_model(name)
+    except KeyError:
+        client.create_model(name=name, description=f"Models trained on {name}")
+    try:
+        return client.get_model_version(name, facts.content_digest[:DIGITS])
+    except KeyError:
+        return client.create_model_version(name, name=facts.content_digest[:DIGITS])
+
+
+def promote(reference: str, stage: str) -> ModelVersion:
+    """Give a stage to a version by hand; the former holder is archived."""
+    from medflow.platform import recording
+
+    if stage not in STAGES:
+        raise ConfigError(f"there is no stage {stage!r}", hint=f"choose one of {', '.join(STAGES)}")
+    version = _response(reference)
+    set_stage(version, stage)
+    recording.set_alias(version.model.name, stage, str(version.run_metadata["package_digest"]))
+    return _describe(_response(f"{version.model.name}@{version.number}"))
+
+
+def set_stage(version: ModelVersionResponse, stage: str) -> None:
+    """Move a stage to this version and note when."""
+    from zenml import log_metadata
+
+    stack.client().update_model_version(version.model.name, version.id, stage=stage, force=True)
+    log_metadata(
+        {f"{stage}_since": datetime.now(UTC).isoformat()},
+        model_name=version.model.name,
+        model_version=str(version.name),
+    )
+
+
+def headline(evaluation: Evaluation) -> tuple[Score, ...]:
+    """The macro scores of an evaluation."""
+    return tuple(score for score in evaluation.scores if score.label == "macro")
+
+
+# -- looking up ----------------------------------------------------------------------------------
+
+
+def _response(reference: str) -> ModelVersionResponse:
+    if reference in STAGES:
+        return _last_promoted(reference)
+    name, _, version = reference.partition("@")
+    found = stack.client().list_model_versions(model=name, size=1000, hydrate=True).items if _exists(name) else []
+    if not found:
+        raise ConfigError(f"there is no model {name!r}", hint=_known(name))
+    return _pick(name, version, list(found))
+
+
+def _exists(name: str) -> bool:
+    return any(model.name == name for model in stack.client().list_models(size=1000).items)
+
+
+def _pick(name: str, version: str, found: list[ModelVersionResponse]) -> ModelVersionResponse:
+    by_stage = {str(item.stage): item for item in found if item.stage}
+    newest = max(found, key=lambda item: item.number)
+    if not version:
+        return by_stage.get("production", newest)
+    if version in by_stage:
+        return by_stage[version]
+    if version == "latest":
+        return newest
+    for item in found:
+        if version in (str(item.number), item.name):
+            return item
+    known = [*sorted(by_stage), *(str(item.number) for item in found)]
+    raise ConfigError(f"model {name!r} has no version {version!r}", hint=f"choose one of {', '.join(known)}")
+
+
+def _last_promoted(stage: str) -> ModelVersionResponse:
+    found = stack.client().list_model_versions(stage=stage, size=1000, hydrate=True).items
+    if not found:
+        raise ConfigError(f"no model is in {stage}", hint="`medflow run DATASET` trains and promotes one")
+    return max(found, key=lambda item: str(item.run_metadata.get(f"{stage}_since", "")))
+
+
+def _known(name: str) -> str:
+    names = sorted(model.name for model in stack.client().list_models(size=1000).items)
+    if not names:
+        return f"`medflow run {name}` trains one"
+    near = get_close_matches(name, names, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
+
+
+def _artifact(version: ModelVersionResponse, key: str) -> ArtifactVersionResponse:
+    ids: Any = version.run_metadata.get("artifacts")
+    if not ids or key not in ids:
+        raise PlatformError(
+            f"{version.model.name}@{version.number} has no {key} on record",
+            hint="the run that made it did not end; run the pipeline again",
+        )
+    try:
+        return stack.client().get_artifact_version(ids[key])
+    except KeyError as error:
+        raise ArtifactError(
+            f"the {key} of {version.model.name}@{version.number} was deleted", hint="run the pipeline again"
+        ) from error
+
+
+def _describe(version: ModelVersionResponse) -> ModelVersion:
+    facts = version.run_metadata
+    scores = json.loads(str(facts.get("scores", "[]")))
+    return ModelVersion(
+        name=version.model.name,
+        version=str(version.number),
+        stages=(str(version.stage),) if version.stage else (),
+        created=version.created,
+        run_id=str(facts.get("run_id", "")),
+        package_digest=str(facts.get("package_digest", "")),
+        variant=str(facts.get("variant", "")),
+        metrics=tuple(Score.model_validate(score) for score in scores),
+    )

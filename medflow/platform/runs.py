@@ -1,0 +1,164 @@
+"""Start a run, and tell how runs went."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from medflow.config.sections import RunConfig
+from medflow.errors import ConfigError, MedflowError, PlatformError
+from medflow.home import home
+from medflow.platform import stack
+from medflow.platform.outcomes import RunOutcome, RunSummary, StepOutcome
+from medflow.progress import say as say_line
+
+if TYPE_CHECKING:
+    from zenml.models import PipelineRunResponse, StepRunResponse
+
+
+def run(config: RunConfig, *, on: str = "local", say: Callable[[str], None] = say_line) -> RunOutcome:
+    """Run the training pipeline to its end. Raises the error of the step that failed."""
+    if on != "local":
+        raise ConfigError(f"there is no place called {on!r} to run on", hint="use `--on local`")
+    started = time.monotonic()
+    stack.use_local()
+    from medflow.platform import caching, steplog
+    from pipelines.training import training
+
+    with _only_one(config.dataset), caching.checked_hits(say), steplog.told(say):
+        instance = training(config)
+        response = _start(instance, config)
+    outcome = _outcome(response, config, list(instance.invocations), time.monotonic() - started)
+    _remove_work(response)
+    return outcome
+
+
+def recent(limit: int) -> tuple[RunSummary, ...]:
+    """The last runs, newest first."""
+    stack.use_local()
+
+    page = stack.client().list_pipeline_runs(sort_by="desc:created", size=limit, hydrate=True)
+    return tuple(_summary(item) for item in page.items)
+
+
+def _start(instance: Any, config: RunConfig) -> PipelineRunResponse:
+    from zenml.enums import ExecutionMode
+
+    try:
+        # FAIL_FAST re-raises what the step raised, so that the user reads medflow's own words.
+        response = instance.with_options(execution_mode=ExecutionMode.FAIL_FAST, enable_cache=True)()
+    except MedflowError:
+        _fail_tracking(config.dataset)
+        raise
+    run = stack.client().get_pipeline_run(response.id)
+    if str(run.status.value) != "completed":
+        raise PlatformError(
+            f"run {run.name} ended as {run.status.value}",
+            hint=f"`medflow runs` and `medflow report {run.name}` tell more",
+        )
+    return run
+
+
+def _fail_tracking(dataset: str) -> None:
+    """Close the MLflow run of a failed pipeline run; nothing else would."""
+
+    from medflow.platform import trackers
+
+    try:
+        last = (
+            stack.client().list_pipeline_runs(pipeline=dataset, sort_by="desc:created", size=1, hydrate=True).items[0]
+        )
+        mlflow_run = last.run_metadata.get("mlflow_run_id")
+        if mlflow_run:
+            trackers.client().set_terminated(str(mlflow_run), "FAILED")
+    except Exception as error:
+        say_line(f"warning: the MLflow run of this failure stays open ({type(error).__name__})")
+
+
+@contextmanager
+def _only_one(dataset: str) -> Iterator[None]:
+    """Two runs of one dataset at a time would work in the same folders and race for the same stage."""
+    folder = home() / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{dataset}.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            raise PlatformError(
+                f"a run of {dataset} is going on already (process {lock.read().strip() or 'unknown'})",
+                hint="wait for it to end, or set MEDFLOW_HOME to another folder",
+            ) from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def _remove_work(run: PipelineRunResponse) -> None:
+    for step in run.steps.values():
+        shutil.rmtree(home() / "work" / str(step.cache_key or step.id), ignore_errors=True)
+
+
+# -- telling -------------------------------------------------------------------------------------
+
+
+def _outcome(run: PipelineRunResponse, config: RunConfig, order: list[str], seconds: float) -> RunOutcome:
+    steps = run.steps
+    evaluation = steps["evaluate_test"].outputs["evaluation"][0].load()
+    promotion = steps["promote"].outputs["promotion"][0].load()
+    recorded = steps["record"].outputs["recorded"][0].load()
+    return RunOutcome(
+        run_id=str(run.id),
+        name=run.name,
+        dataset=config.dataset,
+        status=str(run.status.value),
+        steps=tuple(_step(name, steps[name]) for name in order if name in steps),
+        metrics=evaluation.scores,
+        model=recorded.model,
+        promotion=promotion,
+        seconds=round(seconds, 1),
+    )
+
+
+def _step(name: str, step: StepRunResponse) -> StepOutcome:
+    status = str(step.status.value)
+    took = (step.end_time - step.start_time).total_seconds() if step.end_time and step.start_time else 0.0
+    cached = status == "cached"
+    return StepOutcome(
+        name=name, cached=cached, seconds=0.0 if cached else round(took, 2), status=status, made=_made(step)
+    )
+
+
+def _made(step: StepRunResponse) -> str:
+    """A few words from the metadata of a step's outputs."""
+    words = []
+    for name, versions in step.outputs.items():
+        facts = versions[0].run_metadata
+        told = [f"{facts[key]} {word}" for key, word in MADE.items() if key in facts]
+        words.append(f"{name} ({', '.join(told)})" if told else name)
+    return ", ".join(words)
+
+
+MADE = {"images": "images", "sizes": "", "model": "", "variant": "", "parameters": "parameters", "tag": ""}
+
+
+def _summary(run: PipelineRunResponse) -> RunSummary:
+    started = run.start_time or run.created
+    statuses = [str(step.status.value) for step in run.steps.values()]
+    return RunSummary(
+        run_id=str(run.id),
+        name=run.name,
+        dataset=run.pipeline.name if run.pipeline else "",
+        status=str(run.status.value),
+        started=started,
+        seconds=round((run.end_time - started).total_seconds(), 1) if run.end_time else None,
+        steps=len(statuses),
+        cached=statuses.count("cached"),
+        model=str(run.run_metadata.get("model", "")),
+    )
