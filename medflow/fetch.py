@@ -48,14 +48,14 @@ def resolve(config: SourceConfig, card: DatasetCard) -> Source:
         path = _given(config)
         return Source(kind="zip", fingerprint=archive_fingerprint(path), uri=str(path))
     generated = Generated(images=config.images, seed=config.seed, planted_faults=config.planted_faults)
-    return Source(kind="generated", fingerprint=generated.digest(), uri="generated", generated=generated)
+    return Source(kind="generated", fingerprint=generated.digest(), generated=generated)
 
 
 def _resolve_kaggle(config: SourceConfig, card: DatasetCard) -> Source:
     handle = _handle(card)
     version = _pinned(config.version)
     if version is None or not is_downloaded(handle, version):
-        newest = kaggle.current_version(handle)
+        newest = _newest(handle)
         if version is not None and version > newest:
             raise DownloadError(
                 f"Kaggle has no version {version} of {handle}; its newest is {newest}",
@@ -63,6 +63,19 @@ def _resolve_kaggle(config: SourceConfig, card: DatasetCard) -> Source:
             )
         version = version or newest
     return Source(kind="kaggle", fingerprint=f"{handle}@{version}", uri=handle, version=str(version))
+
+
+def _newest(handle: str) -> int:
+    try:
+        return kaggle.current_version(handle)
+    except DownloadError as error:
+        here = [
+            int(path.stem) for path in downloaded(handle, 1).parent.parent.glob("*.complete") if path.stem.isdecimal()
+        ]
+        if not here:
+            raise
+        offline = f"version {max(here)} is on this disk: source.version={max(here)}"
+        raise DownloadError(error.message, hint=f"{error.hint}; {offline}") from None
 
 
 def _handle(card: DatasetCard) -> str:
