@@ -56,8 +56,8 @@ def chosen_bundle(bundles: Sequence[Bundle], choice: Choice) -> Bundle:
     for bundle in bundles:
         if choice.chosen in (bundle.card.name, bundle.card.variant):
             return bundle
-    names = ", ".join(f"{bundle.card.name} ({bundle.card.variant})" for bundle in bundles)
-    raise DataError(f"{choice.chosen} was chosen and is not among {names or 'no bundles'}", hint="pass what was evaluated")
+    names = ", ".join(f"{bundle.card.name} ({bundle.card.variant})" for bundle in bundles) or "no bundles"
+    raise DataError(f"{choice.chosen} was chosen and is not among {names}", hint="pass what was evaluated")
 
 
 # -- select --------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from medflow.decisions import decide, probabilities
 from medflow.errors import DataError
 from medflow.progress import say, track
 from medflow.records import Bundle, Evaluation, HeadSpec, Incumbent, Manifest, Pixels, Predictions, Score
+
+if TYPE_CHECKING:
+    from medflow.pixels import Store
 
 DIGITS = 10
 """Values are rounded here, so that the order in which a processor adds does not change a digest."""
@@ -79,9 +82,7 @@ def predict(bundle: Bundle, rows: Manifest, pixels: Pixels, *, batch_size: int =
         decisions = decide(scores, card.heads, card.thresholds)
         for head in card.heads:
             if head.kind == "mask":
-                overlap = metrics.overlap(decisions[head.name][:, 0], store.masks(pixel_rows[part]))
-                overlap[~has_mask[part]] = np.nan
-                said[head.name].append(overlap)
+                said[head.name].append(_overlap(decisions[head.name][:, 0], store, pixel_rows[part], has_mask[part]))
             else:
                 said[head.name].append(scores[head.name])
     label_heads = [head for head in card.heads if head.kind != "mask"]
@@ -96,6 +97,14 @@ def predict(bundle: Bundle, rows: Manifest, pixels: Pixels, *, batch_size: int =
         mask_scores={head.name: np.concatenate(said[head.name]) for head in card.heads if head.kind == "mask"},
         thresholds=card.thresholds,
     )
+
+
+def _overlap(predicted: np.ndarray, store: Store, rows: np.ndarray, has_mask: np.ndarray) -> np.ndarray:
+    """Dice and IoU, float32 (n, 2), NaN where an image has no mask."""
+    result = np.full((len(rows), 2), np.nan, dtype=np.float32)
+    if has_mask.any():
+        result[has_mask] = metrics.overlap(predicted[has_mask], store.masks(rows[has_mask]))
+    return result
 
 
 def measure(

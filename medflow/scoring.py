@@ -32,8 +32,8 @@ class Scorer(Protocol):
 def open_scorer(bundle: Bundle, *, threads: int | None = None, device: str = "auto") -> Scorer:
     """A scorer for a bundle: graphs run on the CPU, torch networks on ``device`` (``auto``: a GPU where there is one).
 
-    ``threads`` bounds ONNX Runtime's threads; None takes every core this process may use. Raises ArtifactError where the weights are
-    absent or are not those of the card, ModelError where the graph does not fit the card.
+    ``threads`` bounds ONNX Runtime's threads; None takes every core this process may use. Raises ArtifactError
+    where the weights are absent or are not those of the card, ModelError where the graph does not fit the card.
     """
     if not bundle.weights.exists():
         raise ArtifactError(
@@ -91,16 +91,20 @@ class TorchScorer:
 
 
 def open_rows(rows: Manifest, pixels: Pixels, spec: PixelSpec) -> Store:
-    """The store whose images a bundle with ``spec`` reads. Raises DataError where it was packed otherwise."""
+    """The store whose images a bundle with ``spec`` reads. Raises DataError where there is none like it."""
     from medflow.pixels import open_store
 
-    store = open_store(pixels, spec.height)
-    if store.spec != spec:
+    stored = [store.spec for store in pixels.index.stores]
+    if spec not in stored:
         raise DataError(
-            f"the stored images are {store.spec}, the model of {rows.card.name} reads {spec}",
-            hint="ingest the dataset again with the settings that the model was trained with",
+            f"the images of {rows.card.name} are stored as {_in_words(*stored)}; the model reads {_in_words(spec)}",
+            hint=f"add {spec.height} to ingest.extra_sizes, or set ingest.fit as it was for the model, and run again",
         )
-    return store
+    return open_store(pixels, spec.height)
+
+
+def _in_words(*specs: PixelSpec) -> str:
+    return ", ".join(f"{spec.height}x{spec.width}x{spec.channels} ({spec.fit})" for spec in specs) or "nothing"
 
 
 def batches(count: int, size: int) -> Iterator[slice]:
