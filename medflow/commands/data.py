@@ -1,0 +1,73 @@
+"""Verbs about datasets: which there are, and offline twins of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medflow.commands import output
+from medflow.commands.verb import JsonOption
+
+
+def datasets(as_json: JsonOption = False) -> None:
+    """List the datasets: heads, source, what groups their images.
+
+    \b
+    Examples:
+      medflow datasets
+      medflow datasets --json | jq -r '.[].name'
+    """
+    from medflow import datasets as registry
+
+    cards = [registry.get(name).card for name in registry.names()]
+    if as_json:
+        output.emit_json([card.model_dump(mode="json") for card in cards])
+        return
+    rows = [
+        (card.name, ", ".join(f"{head.name} ({head.kind}, {len(head.labels)})" for head in card.heads), card.grouped_by,
+         card.kaggle or "generated")
+        for card in cards
+    ]  # fmt: skip
+    output.emit_table(("dataset", "heads", "grouped by", "kaggle"), rows)
+
+
+def phantom(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="A name of `medflow datasets`.")],
+    to: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; it must be new or empty.")],
+    images: Annotated[int, typer.Option(min=1, help="How many images, about.")] = 120,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")] = 0,
+    planted_faults: Annotated[
+        bool, typer.Option("--planted-faults", help="Broken files, duplicates, leaks and wrong masks among them.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write an offline twin of a dataset.
+
+    Generated images in exactly its archive's layout and metadata files.
+
+    \b
+    Examples:
+      medflow phantom covid_radiography --to twin --images 200
+      medflow phantom chest_xray_pneumonia --to faulty --images 300 --planted-faults
+      medflow run covid_radiography --source twin train.epochs=2 model.pretrained=none
+    """
+    from medflow import datasets as registry
+    from medflow.errors import ConfigError
+    from medflow.records import Generated
+
+    spec = registry.get(dataset)
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise ConfigError(f"--to: expected a new or empty folder, found {to}, which is not empty", hint="name another")
+    to.mkdir(parents=True, exist_ok=True)
+    planted = spec.twin(to, Generated(images=images, seed=seed, planted_faults=planted_faults))
+    files = sum(path.is_file() for path in to.rglob("*"))
+    if as_json:
+        faults = {kind: list(paths) for kind, paths in planted.faults.items()}
+        output.emit_json({"dataset": dataset, "folder": str(to.absolute()), "files": files, "faults": faults})
+        return
+    output.emit(f"wrote {files} files to {to}")
+    if planted.faults:
+        output.emit_table(("fault", "files"), [(kind, len(paths)) for kind, paths in planted.faults.items()])
+    output.emit(f"next: medflow run {dataset} --source {to}")

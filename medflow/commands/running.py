@@ -1,0 +1,180 @@
+"""Verbs about runs: the demonstration, settings, a run, and past runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medflow.commands import output
+from medflow.commands.settings import read_settings
+from medflow.commands.verb import JsonOption, Settings, Source
+
+if TYPE_CHECKING:
+    from medflow.platform.outcomes import RunOutcome
+    from medflow.records import Score
+
+Name = Annotated[
+    str, typer.Argument(metavar="DATASET", help="A name (NAME.yaml in this folder, or shipped), or the path of a YAML.")
+]
+
+
+def demo(as_json: JsonOption = False) -> None:
+    """Take generated images through every step to a served model.
+
+    Needs no network and no data. The second time nothing has changed, so every step that can be is cached.
+
+    \b
+    Examples:
+      medflow demo
+      medflow demo --json | jq .promotion
+    """
+    from medflow.platform import demo as platform
+    from medflow.progress import say
+
+    outcome = platform.demo(say)
+    if as_json:
+        output.emit_json({**as_contract(outcome.run), "answer": outcome.answer, "commands": list(outcome.commands)})
+        return
+    tell_run(outcome.run)
+    output.emit(f"\nserved, and answered one request:\n{outcome.answer}\n\nnext:")
+    for command in outcome.commands:
+        output.emit(f"  {command}")
+
+
+def show(dataset: Name, settings: Settings = None, source: Source = None, as_json: JsonOption = False) -> None:
+    """Print the merged settings of a run as YAML.
+
+    What is not a default is marked with where it was set.
+
+    Later layers win: defaults, recipe, the dataset's YAML, command line. The output is a YAML that runs.
+
+    \b
+    Examples:
+      medflow show covid_radiography
+      medflow show covid_radiography train.epochs=2 model.size=128
+      medflow show phantom --json | jq .config.train
+      medflow show phantom > mine.yaml; medflow run mine.yaml
+    """
+    from medflow.config.places import shown
+    from medflow.config.showing import as_yaml, origins
+
+    reading = read_settings(dataset, settings or (), source)
+    if as_json:
+        output.emit_json({"file": shown(reading.file), "config": reading.tree, "origins": origins(reading)})
+    else:
+        output.emit(as_yaml(reading).rstrip())
+
+
+def run(
+    dataset: Name,
+    settings: Settings = None,
+    source: Source = None,
+    on: Annotated[str, typer.Option(metavar="PLACE", help="Where it runs: a name in configs/on.")] = "local",
+    as_json: JsonOption = False,
+) -> None:
+    """Run the pipeline of a dataset, from images to promotion.
+
+    Ingest, validate, split, normalize, train, evaluate, prune, export, quantize, package, promote.
+    What did not change since an earlier run is cached. A refused promotion is an outcome, not an error.
+    Short forms: model.KEY=v for every model that has KEY, train.KEY=v for every stage of training.
+
+    \b
+    Examples:
+      medflow run phantom
+      medflow run covid_radiography --source ~/covid.zip train.epochs=2 model.pretrained=none
+      medflow run chest_xray_pneumonia --source kaggle 'models=[{kind: timm, name: resnet18}]'
+      medflow run phantom split.seed=1 --json | jq .metrics
+    """
+    reading = read_settings(dataset, settings or (), source)
+    _refuse_unknown_place(on)
+    from medflow.errors import PlatformError
+    from medflow.platform import runs as platform
+    from medflow.progress import say
+
+    outcome = platform.run(reading.config, on=on, say=say)
+    if as_json:
+        output.emit_json(as_contract(outcome))
+    else:
+        tell_run(outcome)
+    if outcome.status != "completed":
+        raise PlatformError(f"the run ended as {outcome.status}", hint=f"`medflow report {outcome.run_id}` tells more")
+
+
+def runs(
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, newest first.")] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """List past runs, newest first.
+
+    \b
+    Examples:
+      medflow runs
+      medflow runs --limit 3 --json | jq -r '.[].run_id'
+    """
+    from medflow.platform import runs as platform
+
+    found = platform.recent(limit)
+    if as_json:
+        output.emit_json([item.model_dump(mode="json") for item in found])
+        return
+    if not found:
+        output.emit("no runs yet; `medflow demo` makes the first")
+        return
+    rows = [
+        (f"{item.started:%Y-%m-%d %H:%M}", item.dataset, item.status, f"{item.cached} of {item.steps}",
+         "" if item.seconds is None else f"{item.seconds:.0f}", item.model, item.run_id)
+        for item in found
+    ]  # fmt: skip
+    output.emit_table(("started (UTC)", "dataset", "status", "cached", "seconds", "model", "run"), rows)
+
+
+def _refuse_unknown_place(on: str) -> None:
+    from medflow.config.places import targets
+    from medflow.errors import ConfigError
+
+    known = targets()
+    if on not in known:
+        raise ConfigError(f"--on: expected {' or '.join(known)}, found {on!r}", hint=f"for example --on {known[0]}")
+
+
+# -- telling a run --------------------------------------------------------------------------------
+
+
+def as_contract(outcome: RunOutcome) -> dict[str, Any]:
+    """What ``run --json`` promises; nothing else, so that nobody comes to rely on it."""
+    promotion = outcome.promotion
+    return {
+        "run_id": outcome.run_id,
+        "status": outcome.status,
+        "steps": [{"name": step.name, "cached": step.cached, "seconds": step.seconds} for step in outcome.steps],
+        "metrics": [score.model_dump(mode="json") for score in outcome.metrics],
+        "model": outcome.model,
+        "promotion": {"promoted": promotion.promoted, "reasons": list(promotion.reasons)} if promotion else None,
+    }
+
+
+def tell_run(outcome: RunOutcome) -> None:
+    """Steps, headline metrics and promotion of a run, for a reader."""
+    steps = [
+        (step.name, "cached" if step.cached else f"{step.seconds:.1f} s", step.made) for step in outcome.steps
+    ]
+    output.emit_table(("step", "time", "made"), steps)
+    if outcome.metrics:
+        output.emit()
+        tell_scores(outcome.metrics)
+    if outcome.promotion:
+        output.emit(f"\n{'promoted' if outcome.promotion.promoted else 'not promoted'} ({outcome.promotion.stage}):")
+        for reason in outcome.promotion.reasons:
+            output.emit(f"  {reason}")
+    output.emit(f"\n{outcome.model or 'no model'}  run {outcome.run_id}  {outcome.status} in {outcome.seconds:.0f} s")
+
+
+def tell_scores(scores: tuple[Score, ...]) -> None:
+    """The scores over a whole head, with their intervals."""
+    rows = [
+        (score.head, score.metric, f"{score.value:.3f}", f"{score.low:.3f} to {score.high:.3f}", score.n)
+        for score in scores
+        if score.label in ("macro", "micro")
+    ]
+    output.emit_table(("head", "metric", "value", "interval", "n"), rows)

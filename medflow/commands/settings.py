@@ -1,0 +1,40 @@
+"""From a verb's arguments to checked settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medflow.errors import ConfigError
+
+if TYPE_CHECKING:
+    from medflow.config.reading import Reading
+
+
+def read_settings(name: str, overrides: Sequence[str], source: str | None) -> Reading:
+    """The settings of a run, with a dataset and heads that there are. Raises ConfigError."""
+    from medflow import datasets
+    from medflow.config.heads import check_heads
+    from medflow.config.reading import read
+
+    reading = read(name, [*_source_settings(source), *overrides])
+    card = datasets.get(reading.config.dataset).card
+    check_heads(reading.config, tuple(head.name for head in card.heads))
+    return reading
+
+
+def _source_settings(source: str | None) -> tuple[str, ...]:
+    if source is None:
+        return ()
+    if source == "kaggle":
+        return ("source.kind=kaggle", "source.path=null")
+    path = Path(source).expanduser().absolute()
+    if not path.exists():
+        raise ConfigError(
+            f"--source: expected a folder, a .zip file or the word kaggle, found {source!r}, which does not exist",
+            hint="check the path; `medflow phantom DATASET --to DIR` writes a folder to try with",
+        )
+    # Quoted as JSON, which is YAML too: a path may hold what YAML reads as something else.
+    return (f"source.kind={'folder' if path.is_dir() else 'zip'}", f"source.path={json.dumps(str(path))}")

@@ -1,0 +1,43 @@
+"""What all verbs share: the command class and the options that several of them have."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from medflow.commands import output
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else to standard output.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Settings over those of the YAML, such as train.epochs=2; values are YAML.",
+        show_default=False,
+    ),
+]
+Source = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR|ZIP|kaggle",
+        help="Where the images are: a folder, a .zip, or Kaggle. Sets source.kind and source.path.",
+        show_default=False,
+    ),
+]
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="NAME[@VERSION|@STAGE] with the dataset's NAME, or `production`: the model promoted last.",
+    ),
+]
+
+
+class Verb(TyperCommand):
+    """A command whose standard output holds its result alone."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with output.results():
+            return super().invoke(ctx)

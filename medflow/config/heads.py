@@ -1,0 +1,30 @@
+"""Settings that name heads, checked against the heads that a dataset declares."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+from medflow.config.sections import RunConfig
+from medflow.errors import ConfigError
+
+
+def check_heads(config: RunConfig, declared: Sequence[str]) -> None:
+    """Raise ConfigError where `heads`, `train.loss_weights` or a floor names a head that is not there."""
+    if config.heads is not None and not config.heads:
+        raise ConfigError("heads: expected at least one head, found []", hint=f"there is {', '.join(declared)}")
+    _refuse("heads", config.heads or (), declared)
+    # Against all that are declared: `heads=[...]` on the command line must not contradict the YAML's weights.
+    _refuse("train.loss_weights", tuple(config.train.loss_weights), declared)
+    _refuse("promote.floors", tuple(floor.head for floor in config.promote.floors if floor.head), declared)
+
+
+def _refuse(key: str, named: Sequence[str], known: Sequence[str]) -> None:
+    for name in named:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
+            meant = f"did you mean {near[0]}? " if near else ""
+            raise ConfigError(
+                f"{key}: expected {' or '.join(known)}, found {name!r}",
+                hint=f"{meant}`medflow datasets` lists each dataset's heads",
+            )
