@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import core_schema
 
 from medflow.errors import ArtifactError, DataError, SplitError
 
@@ -43,6 +44,17 @@ class Record(BaseModel):
     def digest(self) -> str:
         """sha256 (64 hex) of the fields that count, as sorted JSON."""
         return digest_of(content(self))
+
+
+class Whole:
+    """A big record: pydantic (which checks step signatures) looks at its class, and not inside.
+
+    Its fields have types, such as Arrow's, that this module does not import.
+    """
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        return core_schema.is_instance_schema(cls)
 
 
 def content(value: Any) -> Any:
@@ -185,7 +197,7 @@ MANIFEST_COLUMNS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True)
-class Manifest:
+class Manifest(Whole):
     """A dataset (or one part of its split) as a table: one row an image."""
 
     card: DatasetCard
@@ -274,7 +286,7 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Predictions:
+class Predictions(Whole):
     """What a bundle said about some rows, beside what was true.
 
     ``probabilities[head]`` is float32 (N, labels) after temperature, 0 to 1; for a mask head it is
@@ -346,7 +358,7 @@ class PixelIndex(Record):
 
 
 @dataclass(frozen=True)
-class Pixels:
+class Pixels(Whole):
     """Packed pixels in a folder, memory-mapped. ``index`` names every shard and its digest."""
 
     root: Path
@@ -508,7 +520,7 @@ class ModelCard(Record):
 
 
 @dataclass(frozen=True)
-class Bundle:
+class Bundle(Whole):
     """A folder: ``card.json``, ``model.safetensors`` or ``model.onnx``, and ``golden.safetensors``.
 
     The golden set holds a few validation images (``image``, uint8 (n, height, width, channels)) and the
@@ -622,7 +634,7 @@ class Choice(Record):
 
 
 @dataclass(frozen=True)
-class Package:
+class Package(Whole):
     """A Bento in a folder: ``<name>.bento`` and ``package.json``."""
 
     root: Path
@@ -650,7 +662,7 @@ class PackageFacts(Record):
 
 
 @dataclass(frozen=True)
-class Incumbent:
+class Incumbent(Whole):
     """The bundle that holds the stage to challenge; ``bundle`` is None where none does, or the candidate itself."""
 
     challenge: Challenge

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from medflow.records import DatasetCard, Finding, HeadSpec, Manifest, Predictions, Source
+from medflow.records import DatasetCard, Finding, HeadSpec, Manifest, Predictions, Source, Threshold
 
 ROWS = "rows.parquet"
 FACTS = "facts.json"
@@ -48,6 +48,7 @@ def predictions_files(predictions: Predictions) -> Mapping[str, bytes]:
         "bundle_digest": predictions.bundle_digest,
         "rows_digest": predictions.rows_digest,
         "heads": [head.model_dump(mode="json") for head in predictions.heads],
+        "thresholds": [threshold.model_dump(mode="json") for threshold in predictions.thresholds],
     }
     table = pyarrow.table({name: pyarrow.array(_plain(column)) for name, column in columns.items()})
     return {ROWS: _parquet(table), FACTS: json.dumps(facts, indent=1).encode()}
@@ -73,6 +74,7 @@ def read_predictions(read: Reader) -> Predictions:
         probabilities=stacked["probabilities"],
         targets=stacked["targets"],
         mask_scores=stacked["mask_scores"],
+        thresholds=tuple(Threshold.model_validate(item) for item in facts["thresholds"]),
     )
 
 

@@ -2,10 +2,14 @@
 
 ::
 
-    resolve° ─ ingest ─ validate ─ split ─ normalize ─ ( train ─ evaluate(val) )* ─ select ─┬─────────── export_onnx ─┬─ quantize ─┐
-                                                                                            └─ prune ─ export_onnx ─┴─ quantize ─┤
-           ┌──────────────────────────────────────────────────── evaluate(val) of each graph ───────────────────────────────────┘
-           └─ choose ─ evaluate(test) ─ package ─ incumbent° ─ evaluate(test) of it ─ promote° ─ record°
+    resolve° ─ ingest ─ validate ─ split ─ normalize ─ ( train ─ evaluate(val) )* ─ select ─┐
+        ┌───────────────────────────────────────────────────────────────────────────────────┘
+        ├───────── export_onnx ─┬──────────┐
+        │                       ├─ quantize ┤
+        └─ prune ─ export_onnx ─┼──────────┤
+                                └─ quantize ┴─ evaluate(val) of each graph ─ choose ─ evaluate(test) ─┐
+        ┌─────────────────────────────────────────────────────────────────────────────────────────────┘
+        └─ package ─ incumbent° ─ evaluate(test) of it ─ promote° ─ record°
 
     * once for every model listed in the YAML          ° never cached, and cheap
 

@@ -49,12 +49,9 @@ def _materializers(step: BaseStep) -> Iterator[str]:
     annotations += [item.resolved_annotation for item in definition.outputs.values()]
     for annotation in annotations:
         for kind in (annotation, *get_args(annotation)):
-            if inspect.isclass(kind) and _is_ours(kind):
-                yield materializer_registry[kind].__module__
-
-
-def _is_ours(kind: type) -> bool:
-    return kind.__module__.partition(".")[0] in code.FIRST_PARTY and materializer_registry.is_registered(kind)
+            module = materializer_registry[kind].__module__ if inspect.isclass(kind) else ""
+            if module.partition(".")[0] in code.FIRST_PARTY:
+                yield module
 
 
 @contextmanager

@@ -81,3 +81,12 @@ class Health(Record):
     ok: bool
     found: str
     remedy: str = ""
+
+
+class DemoOutcome(Record):
+    run: RunOutcome
+    served: str
+    answer: str
+    """The service's reply to one image, as JSON."""
+    commands: tuple[str, ...]
+    """What to type next."""
