@@ -241,6 +241,13 @@ def _running(handler: type[_Handler], port: int, kaggle: KaggleServer) -> Iterat
 
 
 @contextmanager
+def silent() -> Iterator[None]:
+    """Port 7777 with nothing behind it while the block runs: a machine that is offline."""
+    with _alone():
+        yield
+
+
+@contextmanager
 def _alone() -> Iterator[None]:
     with (Path(tempfile.gettempdir()) / f"kaggle-{PORT}.lock").open("w") as file:
         deadline = time.monotonic() + LOCK_SECONDS

@@ -43,6 +43,7 @@ def _where() -> str:
 
 
 def secret() -> KaggleApiCredentials | None:
+    """The credentials themselves, for the client and nobody else."""
     try:
         found = get_kaggle_credentials()
     except (ValueError, TypeError, OSError):
@@ -55,10 +56,15 @@ def secret() -> KaggleApiCredentials | None:
     if found is None:
         return None
     # A secret that went through a file or a Kubernetes secret often ends with a newline.
-    stripped = [value.strip() if value else value for value in (found.username, found.key, found.api_key)]
-    for value in stripped:
-        if value is not None and not (value.isascii() and value.isprintable() and value):
-            raise CredentialsError(
-                f"the Kaggle credentials of {_where()} hold characters that no token or key has", hint=WAYS
-            )
-    return KaggleApiCredentials(*stripped)
+    values = [
+        value.strip() if isinstance(value, str) else value for value in (found.username, found.key, found.api_key)
+    ]
+    if not all(value is None or _can_be_sent(value) for value in values):
+        raise CredentialsError(
+            f"the Kaggle credentials of {_where()} are empty or hold what no token or key has", hint=WAYS
+        )
+    return KaggleApiCredentials(*values)
+
+
+def _can_be_sent(value: object) -> bool:
+    return isinstance(value, str) and value != "" and value.isascii() and value.isprintable()
