@@ -11,21 +11,24 @@ optimiser step or a validation set is exact however it was cut into batches.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Final, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medflow.errors import ModelError
+from medflow.config.sections import TrainConfig
+from medflow.errors import ConfigError, ModelError
 from medflow.records import HeadSpec
 
 #: A label with 3 positives in 100,000 rows would otherwise weigh as much as all the others together.
 LARGEST_WEIGHT: Final = 100.0
 #: MONAI's ``DiceLoss`` defaults, so that the first seed's loss is the same number here.
 DICE_SMOOTH: Final = 1e-5
+
+Value = TypeVar("Value", float, Tensor)
 
 
 class Head(nn.Module, ABC):
@@ -107,6 +110,35 @@ class Mask(Head):
 
     def activation(self, logits: Tensor) -> Tensor:
         return logits.sigmoid()
+
+
+class Objective(nn.Module):
+    """All heads of one training as one loss, with class weights from its rows."""
+
+    def __init__(self, specs: Sequence[HeadSpec], targets: Mapping[str, np.ndarray], config: TrainConfig) -> None:
+        """``targets`` are the training rows', float32 (N, k) by head. Raises ConfigError for a weight of no head."""
+        super().__init__()
+        names = [spec.name for spec in specs]
+        for name in config.loss_weights:
+            if name not in names:
+                raise ConfigError(f"train.loss_weights names {name!r}, no head", hint=f"heads: {', '.join(names)}")
+        labelled = [spec for spec in specs if spec.kind != "mask" and config.class_weights]
+        self.class_weights = {spec.name: class_weights(spec, targets[spec.name]) for spec in labelled}
+        self._heads = nn.ModuleDict(
+            {spec.name: make(spec, self.class_weights.get(spec.name, ()), config.label_smoothing) for spec in specs}
+        )
+        self._weights = {name: config.loss_weights.get(name, 1.0) for name in names}
+
+    def sums(
+        self, logits: Mapping[str, Tensor], targets: Mapping[str, Tensor], known: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """By head, the sum of its loss over the known terms of a batch."""
+        return {name: head(logits[name], targets[name], known[name]) for name, head in self._heads.items()}
+
+    def total(self, means: Mapping[str, Value]) -> Value:
+        """One loss from each head's mean: their sum, each times its weight."""
+        parts = [self._weights[name] * mean for name, mean in means.items()]
+        return sum(parts[1:], start=parts[0])
 
 
 def make(spec: HeadSpec, weights: Sequence[float] = (), label_smoothing: float = 0.0) -> Head:

@@ -1,4 +1,4 @@
-"""Tiny packed pixels, their manifest, and untrained torch bundles over them, for the compression tests."""
+"""A few small images that a network can learn, made in a test: manifest, pixels, normalization."""
 
 from __future__ import annotations
 
@@ -7,97 +7,79 @@ from pathlib import Path
 import numpy as np
 import pyarrow
 
-from medflow import models
-from medflow.bundle import finish
-from medflow.config.sections import ModelConfig, MonaiUNet, TimmModel
+from medflow.pixels import ShardWriter
 from medflow.records import (
     MANIFEST_COLUMNS,
-    Bundle,
+    ChannelStats,
     DatasetCard,
     HeadSpec,
     Manifest,
-    ModelCard,
-    Pixels,
+    Normalization,
     PixelIndex,
+    Pixels,
     PixelSpec,
     PixelStore,
     Preprocess,
-    Shard,
-    file_digest,
 )
-from safetensors.torch import save_file
 
-DIAGNOSIS = HeadSpec(kind="exclusive", name="diagnosis", labels=("left", "right"))
-LUNG = HeadSpec(kind="mask", name="lung", labels=("lung",))
-CARD = DatasetCard(
-    name="tiny", title="A square at one side", heads=(DIAGNOSIS, LUNG), channels=1, grouped_by="near-duplicates"
-)
-RESNET = TimmModel(name="resnet18", pretrained="none", size=32, stats="unit")
-UNET = MonaiUNet(size=32, channels=(16, 32, 64), features=16, label_hidden=(32, 16), label_dropout=(0.1, 0.1, 0.1))
+LABELS = HeadSpec(kind="exclusive", name="diagnosis", labels=("dark", "bright", "striped"))
+FINDINGS = HeadSpec(kind="independent", name="findings", labels=("bright", "striped"))
+REGION = HeadSpec(kind="mask", name="region", labels=("region",))
+SIZE = 32
 
 
-def data(root: Path, *, rows: int = 48, size: int = 32, seed: int = 0) -> tuple[Manifest, Pixels]:
-    """``rows`` noisy images with a bright square left or right, and that square as the mask."""
-    rng = np.random.default_rng([seed, size])
-    images = rng.integers(0, 90, (rows, size, size, 1), dtype=np.uint8)
-    masks = np.zeros((rows, size, size), dtype=np.uint8)
-    side = np.arange(rows) % 2
-    for row in range(rows):
-        top, left = rng.integers(2, size // 2, 1)[0], 2 + side[row] * size // 2
-        masks[row, top : top + size // 3, left : left + size // 3] = 1
-    images[masks.astype(bool)] += 120
-    root.mkdir(parents=True)
-    store = PixelStore(
-        spec=PixelSpec(height=size, width=size, channels=1),
-        images=(_shard(root, "images.npy", images),),
-        masks=(_shard(root, "masks.npy", masks),),
-    )
-    return _manifest(side), Pixels(root=root, index=PixelIndex(rows=rows, stores=(store,)))
+def preprocess(size: int = SIZE, channels: int = 1) -> Preprocess:
+    spec = PixelSpec(height=size, width=size, channels=channels)
+    return Preprocess(pixels=spec, mean=(0.4,) * channels, std=(0.25,) * channels)
 
 
-def torch_bundle(root: Path, model: ModelConfig, val: Manifest, pixels: Pixels, *, seed: int = 0) -> Bundle:
-    """An untrained network of ``model`` as a bundle."""
-    heads = CARD.heads if isinstance(model, MonaiUNet) else (DIAGNOSIS,)
-    spec = pixels.index.stores[0].spec
-    preprocess = Preprocess(pixels=spec, mean=(0.3,), std=(0.25,))
-    network = models.build(model, heads, preprocess, seed=seed).eval()
-    root.mkdir(parents=True, exist_ok=True)
-    weights = root / "weights.part"
-    save_file(models.tensors_of(network), weights)
-    card = ModelCard(
-        name=f"tiny/{model.key}",
-        variant="torch",
-        dataset=CARD,
-        heads=heads,
-        preprocess=preprocess,
-        model=model.model_dump(mode="json"),
-        weights_from="none",
-        data_digest=val.digest(),
-        weights_digest="",
-        bytes=0,
-        parameters=sum(item.numel() for item in network.parameters()),
-    )
-    return finish(root / "torch", card, weights, val, pixels)
+def draw(rows: int, seed: int, size: int = SIZE) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Images uint8 (n, size, size, 1), masks uint8 (n, size, size) and classes int64 (n,): a disc on noise."""
+    rng = np.random.default_rng(seed)
+    classes = np.arange(rows) % 3
+    y, x = np.mgrid[:size, :size]
+    centres = rng.uniform(0.35, 0.65, (rows, 2, 1, 1)) * size
+    masks = (np.hypot(y - centres[:, 0], x - centres[:, 1]) < 0.28 * size).astype(np.uint8)
+    inside = np.where(classes[:, None, None] == 0, 60, 170) - 90 * ((classes[:, None, None] == 2) & (x % 4 < 2))
+    images = np.where(masks == 1, inside, 30) + rng.normal(0, 20, masks.shape)
+    return np.clip(images, 0, 255).astype(np.uint8)[..., None], masks, classes
 
 
-def _shard(root: Path, name: str, array: np.ndarray) -> Shard:
-    np.save(root / name, array, allow_pickle=False)
-    return Shard(path=name, rows=len(array), sha256=file_digest(root / name))
+def make(folder: Path, *, rows: int = 24, seed: int = 0) -> tuple[Manifest, Manifest, Pixels, Normalization]:
+    """Training and validation rows (two to one), their pixels below ``folder``, and statistics.
+
+    One row has an unknown diagnosis and one has no mask. The same seed, the same bytes.
+    """
+    images, masks, classes = draw(rows, seed)
+    spec = PixelSpec(height=SIZE, width=SIZE, channels=1)
+    shards = []
+    for name, array in (("images.npy", images), ("masks.npy", masks)):
+        with ShardWriter(folder, name, array.shape[1:]) as writer:
+            for row in array:
+                writer.append(row)
+            shards.append(writer.finish())
+    store = PixelStore(spec=spec, images=(shards[0],), masks=(shards[1],))
+    manifest = _manifest(classes, rows)
+    pixels = Pixels(root=folder, index=PixelIndex(rows=rows, stores=(store,)))
+    stats = ChannelStats(height=SIZE, width=SIZE, mean=(0.3,), std=(0.2,))
+    cut = 2 * rows // 3
+    parts = (manifest.take(range(cut)), manifest.take(range(cut, rows)))
+    return *parts, pixels, Normalization(sizes=(stats,), images=cut)
 
 
-def _manifest(side: np.ndarray) -> Manifest:
-    rows = len(side)
-    known: dict[str, list[object]] = {
-        "image_id": [f"image{row}" for row in range(rows)],
-        "path": [f"image{row}.png" for row in range(rows)],
-        "mask_path": [f"mask{row}.png" for row in range(rows)],
-        "group": [f"image{row}" for row in range(rows)],
-        "pixel_row": list(range(rows)),
-    }
-    columns = {
-        name: pyarrow.array(known.get(name, [None] * rows), type=getattr(pyarrow, kind)())
-        for name, kind in MANIFEST_COLUMNS.items()
-    }
-    columns["diagnosis.left"] = pyarrow.array((side == 0).astype(np.int8))
-    columns["diagnosis.right"] = pyarrow.array((side == 1).astype(np.int8))
-    return Manifest(card=CARD, table=pyarrow.table(columns))
+def _manifest(classes: np.ndarray, rows: int) -> Manifest:
+    card = DatasetCard(name="tiny", title="Tiny", heads=(LABELS, FINDINGS, REGION), channels=1, grouped_by="patient")
+    columns: dict[str, list] = {name: [None] * rows for name in MANIFEST_COLUMNS}
+    columns["image_id"] = [f"image_{row:04d}" for row in range(rows)]
+    columns["group"] = list(columns["image_id"])
+    columns["pixel_row"] = list(range(rows))
+    columns["mask_path"] = [f"masks/{row}.png" for row in range(rows)]
+    columns["mask_path"][1] = None
+    types = {name: getattr(pyarrow, kind)() for name, kind in MANIFEST_COLUMNS.items()}
+    arrays = {name: pyarrow.array(values, type=types[name]) for name, values in columns.items()}
+    for head in (LABELS, FINDINGS):
+        for index, column in enumerate(head.columns()):
+            values = (classes == index + (head is FINDINGS)).astype(int).tolist()
+            values[2] = None
+            arrays[column] = pyarrow.array(values, type=pyarrow.int8())
+    return Manifest(card=card, table=pyarrow.table(arrays))

@@ -1,0 +1,178 @@
+"""Batches of packed pixels: shuffled, augmented, ahead of the training loop on threads.
+
+Order and augmentation are functions of (seed, stage, epoch, row), so a batch is the same whatever the
+number of threads and wherever an interrupted epoch is taken up again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medflow.augment import Augmenter, changes_anything
+from medflow.config.sections import Augment
+from medflow.errors import TrainingError
+from medflow.heads import known_terms
+from medflow.pixels import Store
+from medflow.records import HeadSpec, Manifest
+
+
+@dataclass(frozen=True)
+class Batch:
+    """n images and what is known of them, by head name as ``medflow.heads`` takes it."""
+
+    images: Tensor
+    """uint8 (n, height, width, channels), as stored."""
+    targets: Mapping[str, Tensor]
+    """float32 (n, labels) with NaN for unknown; a mask's is uint8 (n, height, width), 0 or 1."""
+    known: Mapping[str, Tensor]
+    """bool (n,), or (n, labels) for independent labels."""
+    image_ids: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device; from pinned memory without waiting."""
+        if device.type == "cpu":
+            return self
+        return Batch(
+            images=self.images.pin_memory().to(device, non_blocking=True),
+            targets={name: value.pin_memory().to(device, non_blocking=True) for name, value in self.targets.items()},
+            known={name: value.pin_memory().to(device, non_blocking=True) for name, value in self.known.items()},
+            image_ids=self.image_ids,
+        )
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One walk over the training rows: what order, augmentation and dropout are drawn from."""
+
+    seed: int
+    stage: int
+    epoch: int
+
+    def order(self, rows: int) -> np.ndarray:
+        """A permutation of the rows, int64 (rows,)."""
+        return np.random.default_rng(self._seeds("order")).permutation(rows)
+
+    def row(self, row: int) -> tuple[int, ...]:
+        """Seeds of what happens to one row."""
+        return self._seeds("row", row)
+
+    def step(self, step: int) -> int:
+        """Seed, 64 bits, of what is random inside the network at one optimiser step."""
+        return int(np.random.SeedSequence(self._seeds("step", step)).generate_state(1, np.uint64)[0])
+
+    def _seeds(self, use: str, *more: int) -> tuple[int, ...]:
+        # The use comes first: numpy pads short seeds with zeros, so length alone would not tell two uses apart.
+        return (("order", "row", "step").index(use), self.seed % 2**63, self.stage, self.epoch, *more)
+
+
+class Examples:
+    """The rows of a manifest beside their pixels. Safe to read from several threads."""
+
+    def __init__(self, manifest: Manifest, store: Store, heads: Sequence[HeadSpec]) -> None:
+        self.image_ids = manifest.column("image_id")
+        self.targets = {head.name: manifest.targets(head) for head in heads if head.kind != "mask"}
+        self._store = store
+        self._pixel_rows = manifest.pixel_rows()
+        self._masks = tuple(head.name for head in heads if head.kind == "mask")
+        has_mask = manifest.has_mask()
+        self._known = {
+            head.name: has_mask if head.kind == "mask" else known_terms(head, self.targets[head.name]) for head in heads
+        }
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def terms(self, rows: np.ndarray) -> dict[str, int]:
+        """By head, how many known terms the rows have, at least 1: what a sum of losses is divided by."""
+        return {name: max(1, int(known[rows].sum())) for name, known in self._known.items()}
+
+    def batch(self, rows: np.ndarray, augmenter: Augmenter | None = None, walk: Pass | None = None) -> Batch:
+        """The given rows, augmented where an augmenter and the pass that seeds it are given."""
+        stored = self._pixel_rows[rows]
+        images = np.array(self._store.images(stored))
+        masks = np.array(self._store.masks(stored)) if self._masks else None
+        if augmenter is not None and walk is not None:
+            for index, row in enumerate(rows):
+                mask = None if masks is None else masks[index]
+                images[index], changed = augmenter(images[index], mask, walk.row(int(row)))
+                if masks is not None:
+                    masks[index] = changed
+        targets = {name: torch.from_numpy(values[rows]) for name, values in self.targets.items()}
+        if masks is not None:
+            targets |= {name: torch.from_numpy(masks) for name in self._masks}
+        return Batch(
+            images=torch.from_numpy(images),
+            targets=targets,
+            known={name: torch.from_numpy(self._known[name][rows]) for name in targets},
+            image_ids=tuple(str(name) for name in self.image_ids[rows]),
+        )
+
+
+def cut(order: np.ndarray, size: int) -> list[np.ndarray]:
+    """An order in batches of ``size``; a last one of a single row joins the batch before it.
+
+    Batch normalization has no variance over one image, and dropping the row would leave it unlearnt.
+    Raises TrainingError where there are fewer than two rows.
+    """
+    if len(order) < 2:
+        raise TrainingError(
+            f"there are {len(order)} training rows, and at least 2 are needed",
+            hint="give the source more images, or `split.train` a larger share",
+        )
+    bounds = list(range(0, len(order), size)) + [len(order)]
+    if len(bounds) > 2 and bounds[-1] - bounds[-2] == 1 < size:
+        del bounds[-2]
+    return [order[start:end] for start, end in itertools.pairwise(bounds)]
+
+
+def batches(
+    examples: Examples, parts: Sequence[np.ndarray], *, augment: Augment, walk: Pass, workers: int = 0
+) -> Iterator[Batch]:
+    """Training batches of the given rows, in order; ``workers`` threads prepare them ahead."""
+    yield from _ahead(examples, parts, augment if changes_anything(augment) else None, walk, workers)
+
+
+def plain_batches(examples: Examples, size: int, *, workers: int = 0) -> Iterator[Batch]:
+    """Every row once, in the manifest's order, as stored: for validation."""
+    rows = np.arange(len(examples))
+    parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+    yield from _ahead(examples, parts, None, None, workers)
+
+
+def _ahead(
+    examples: Examples, parts: Sequence[np.ndarray], augment: Augment | None, walk: Pass | None, workers: int
+) -> Iterator[Batch]:
+    own = threading.local()
+
+    def prepare(rows: np.ndarray) -> Batch:
+        if augment is not None and "augmenter" not in own.__dict__:
+            own.augmenter = Augmenter(augment)
+        return examples.batch(rows, own.augmenter if augment is not None else None, walk)
+
+    if workers == 0:
+        yield from map(prepare, parts)
+        return
+    waiting: deque[Future[Batch]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="loader") as pool:
+        try:
+            for rows in parts:
+                waiting.append(pool.submit(prepare, rows))
+                if len(waiting) > 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
