@@ -53,15 +53,10 @@ def phantom(
       medflow phantom chest_xray_pneumonia --to faulty --images 300 --planted-faults
       medflow run covid_radiography --source twin train.epochs=2 model.pretrained=none
     """
-    from medflow import datasets as registry
-    from medflow.errors import ConfigError
     from medflow.records import Generated
+    from medflow.twins import write_twin
 
-    spec = registry.get(dataset)
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise ConfigError(f"--to: expected a new or empty folder, found {to}, which is not empty", hint="name another")
-    to.mkdir(parents=True, exist_ok=True)
-    planted = spec.twin(to, Generated(images=images, seed=seed, planted_faults=planted_faults))
+    planted = write_twin(dataset, to, Generated(images=images, seed=seed, planted_faults=planted_faults))
     files = sum(path.is_file() for path in to.rglob("*"))
     if as_json:
         faults = {kind: list(paths) for kind, paths in planted.faults.items()}

@@ -74,15 +74,6 @@ class Verified(Record):
     damaged: tuple[Damage, ...]
 
 
-class Health(Record):
-    """One line of ``medflow doctor``."""
-
-    check: str
-    ok: bool
-    found: str
-    remedy: str = ""
-
-
 class DemoOutcome(Record):
     run: RunOutcome
     served: str
