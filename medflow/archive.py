@@ -255,8 +255,8 @@ def _checked(members: Iterator[_Member], limits: ArchiveLimits, archive_bytes: i
         _refuse("files and folders", count, limits.files)
         _refuse("bytes in one file", member.size, limits.file_bytes)
         _refuse("bytes", total, limits.total_bytes)
-        if total > limits.ratio_from:
-            _refuse("bytes for its size, as a decompression bomb does", total, int(limits.ratio * archive_bytes))
+        if total > max(limits.ratio_from, limits.ratio * archive_bytes):
+            raise _too_much(f"{total / archive_bytes:,.0f} times its size, as a decompression bomb does", limits.ratio)
         if member.parts:
             kept.append(member)
     if all(member.is_folder for member in kept):
@@ -266,10 +266,14 @@ def _checked(members: Iterator[_Member], limits: ArchiveLimits, archive_bytes: i
 
 def _refuse(what: str, found: int, limit: int) -> None:
     if found > limit:
-        raise ArchiveError(
-            f"the archive unpacks to {found:,} {what} or more; at most {limit:,} are taken",
-            hint="if you trust the archive, unpack it yourself and pass the folder with --source",
-        )
+        raise _too_much(f"{found:,} {what}, or more", limit)
+
+
+def _too_much(what: str, limit: float) -> ArchiveError:
+    return ArchiveError(
+        f"the archive unpacks to {what}; the limit is {limit:,}",
+        hint="if you trust the archive, unpack it yourself and pass the folder with --source",
+    )
 
 
 def _refuse_full_disk(members: Sequence[_Member], folder: Path) -> None:

@@ -129,7 +129,13 @@ def test_kaggle_json_in_the_home_folder_is_found_by_a_new_process(tmp_path: Path
     environment = {name: value for name, value in os.environ.items() if not name.startswith("KAGGLE")}
     code = "from medflow import kaggle; print(kaggle.credentials())"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert "~/.kaggle/kaggle.json" in done.stdout, done.stderr
 
