@@ -89,7 +89,9 @@ def run(arguments: Sequence[str]) -> int:
         return error.exit_code
     except typer.TyperException as error:
         verb = next((word for word in wanted if word in VERBS), "")
-        _tell(error, error.format_message(), f"`{' '.join(filter(None, ('medflow', verb)))} --help` shows examples", debug)
+        _tell(
+            error, error.format_message(), f"`{' '.join(filter(None, ('medflow', verb)))} --help` shows examples", debug
+        )
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         print("stopped", file=sys.stderr)

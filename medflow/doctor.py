@@ -90,7 +90,9 @@ def _differ_from_lock(text: str) -> list[str]:
     from packaging.markers import Marker
 
     wrong = []
-    for name, pinned, marker in re.findall(r"^([A-Za-z0-9_.-]+)==([^\s;\\]+)(?:\s*;\s*([^\\\n]+))?", text, re.MULTILINE):
+    for name, pinned, marker in re.findall(
+        r"^([A-Za-z0-9_.-]+)==([^\s;\\]+)(?:\s*;\s*([^\\\n]+))?", text, re.MULTILINE
+    ):
         if marker and not Marker(marker.strip()).evaluate():
             continue
         version = _installed(name)
@@ -185,7 +187,9 @@ def memory() -> Health:
         check="memory",
         ok=free >= MEMORY_GB,
         found=f"{free:.0f} GB available",
-        remedy="" if free >= MEMORY_GB else f"{MEMORY_GB:g} GB are needed: end other programs, or lower train.batch_size",
+        remedy=""
+        if free >= MEMORY_GB
+        else f"{MEMORY_GB:g} GB are needed: end other programs, or lower train.batch_size",
     )
 
 
@@ -266,7 +270,9 @@ def stack() -> Health:
         remedy = f"restore {database} from a copy, or set MEDFLOW_HOME to a new folder"
         return Health(check="stack", ok=False, found=f"{database.name} cannot be read: {error}", remedy=remedy)
     here = name in names
-    return Health(check="stack", ok=True, found=f"{name} {'is in place' if here else 'will be registered by the first run'}")
+    return Health(
+        check="stack", ok=True, found=f"{name} {'is in place' if here else 'will be registered by the first run'}"
+    )
 
 
 def _stack_name() -> str:

@@ -79,7 +79,9 @@ def doctor(as_json: JsonOption = False) -> None:
         output.emit_json([item.model_dump(mode="json") for item in found])
     else:
         words = {(True, True): "ok", (True, False): "ok", (False, True): "amiss", (False, False): "note"}
-        output.emit_table(("", "check", "found"), [(words[item.ok, item.needed], item.check, item.found) for item in found])
+        output.emit_table(
+            ("", "check", "found"), [(words[item.ok, item.needed], item.check, item.found) for item in found]
+        )
         for item in found:
             if item.remedy and not item.ok:
                 output.emit(f"{item.check}: {item.remedy}")

@@ -156,9 +156,7 @@ def as_contract(outcome: RunOutcome) -> dict[str, Any]:
 
 def tell_run(outcome: RunOutcome) -> None:
     """Steps, headline metrics and promotion of a run, for a reader."""
-    steps = [
-        (step.name, "cached" if step.cached else f"{step.seconds:.1f} s", step.made) for step in outcome.steps
-    ]
+    steps = [(step.name, "cached" if step.cached else f"{step.seconds:.1f} s", step.made) for step in outcome.steps]
     output.emit_table(("step", "time", "made"), steps)
     if outcome.metrics:
         output.emit()

@@ -26,7 +26,9 @@ class _Loader(yaml.SafeLoader):
             if key.tag != "tag:yaml.org,2002:str":
                 raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} is no name", key.start_mark)
             if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} stands twice", key.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} stands twice", key.start_mark
+                )
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -36,7 +38,9 @@ def _number(kind: type[int | float]) -> Any:
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?\d[\d_]*$"), list("-+0123456789"))
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
@@ -67,7 +71,9 @@ def read_document(path: Path) -> Document:
         node = loader.get_single_node()
         values = loader.construct_document(node) if node is not None else {}
     except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"{path}: no valid YAML: {_in_one_line(error)}", hint="check indentation and quotes there") from error
+        raise ConfigError(
+            f"{path}: no valid YAML: {_in_one_line(error)}", hint="check indentation and quotes there"
+        ) from error
     finally:
         loader.dispose()
     if not isinstance(values, dict):

@@ -25,7 +25,10 @@ def fill_from_models(tree: Tree, table: Path) -> Iterator[tuple[str, Any]]:
     One loader feeds all models of a run, so `train.batch_size` is the smallest of theirs.
     """
     open_models = [
-        (index, name) for index, model in enumerate(tree["models"]) for name in ("size", "stats") if model.get(name) is None
+        (index, name)
+        for index, model in enumerate(tree["models"])
+        for name in ("size", "stats")
+        if model.get(name) is None
     ]
     training = tree.get("train")
     open_batch = isinstance(training, dict) and training.get("batch_size") is None

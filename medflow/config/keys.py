@@ -108,7 +108,10 @@ def _complete_value(value: Any, node: Node) -> Any:
     if isinstance(node, Section) and isinstance(value, dict):
         return complete(value, node)
     if isinstance(node, Listing) and isinstance(value, list):
-        return [complete(item, inner) if (inner := node.section(item)) and isinstance(item, dict) else item for item in value]
+        return [
+            complete(item, inner) if (inner := node.section(item)) and isinstance(item, dict) else item
+            for item in value
+        ]
     return value
 
 

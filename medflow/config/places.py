@@ -30,7 +30,9 @@ def find_run(name: str, folder: Path) -> Path:
         path = folder / Path(name).expanduser()
         if path.is_file():
             return path
-        raise ConfigError(f"{name}: there is no such file", hint=f"name a YAML file, or one of {_listed(names(folder))}")
+        raise ConfigError(
+            f"{name}: there is no such file", hint=f"name a YAML file, or one of {_listed(names(folder))}"
+        )
     for path in (folder / f"{name}.yaml", shipped() / f"{name}.yaml"):
         if path.is_file() and name not in NOT_A_RUN:
             return path

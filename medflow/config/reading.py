@@ -73,7 +73,13 @@ class _Merge:
         if isinstance(before, dict) and isinstance(value, dict):
             for inner, item in value.items():
                 if "." in inner:
-                    refuse(origin.where, f"{key}.{inner}", "one name", inner, hint="dotted keys stand at the top level of a YAML")
+                    refuse(
+                        origin.where,
+                        f"{key}.{inner}",
+                        "one name",
+                        inner,
+                        hint="dotted keys stand at the top level of a YAML",
+                    )
                 self.put(f"{key}.{inner}", item, origin)
             return
         parent[int(name) if isinstance(parent, list) else name] = value
@@ -203,9 +209,17 @@ def _refuse_shapes(merge: _Merge) -> None:
     """Refuse what a layer brought that is no setting, or not a mapping or list where one must be."""
     for key, node, value in keys.walk(merge.tree):
         if isinstance(node, keys.Section | keys.Free) and not isinstance(value, dict):
-            refuse(merge.where(key), key, "a mapping", value, hint=f"write its settings below `{key}:`, or {key}.KEY=value")
+            refuse(
+                merge.where(key), key, "a mapping", value, hint=f"write its settings below `{key}:`, or {key}.KEY=value"
+            )
         if isinstance(node, keys.Listing) and not isinstance(value, list):
-            refuse(merge.where(key), key, "a list", value, hint="write one `- ...` entry a line, or [...] on the command line")
+            refuse(
+                merge.where(key),
+                key,
+                "a list",
+                value,
+                hint="write one `- ...` entry a line, or [...] on the command line",
+            )
         if node is None and _is_model(key):
             _refuse_kind(merge, key, value)
         if node is None:
@@ -226,7 +240,9 @@ def _refuse_kind(merge: _Merge, key: str, model: Any) -> Never:
         f"{key}.kind",
         " or ".join(kinds),
         found,
-        hint=f"did you mean {keys.nearest(str(found), kinds)}?" if isinstance(found, str) and found != NOTHING else f"for example {EXAMPLE}",
+        hint=f"did you mean {keys.nearest(str(found), kinds)}?"
+        if isinstance(found, str) and found != NOTHING
+        else f"for example {EXAMPLE}",
     )
 
 
@@ -245,8 +261,12 @@ def _merge_command_line(merge: _Merge, pairs: Sequence[_Pair]) -> None:
         if targets is None:
             continue
         if not targets:
-            listed = ", ".join(str(model.get("name")) for model in merge.tree.get("models", []) if isinstance(model, dict))
-            refuse("command line", pair.key, "a setting of a listed model", pair.typed, hint=f"listed: {listed or 'none'}")
+            listed = ", ".join(
+                str(model.get("name")) for model in merge.tree.get("models", []) if isinstance(model, dict)
+            )
+            refuse(
+                "command line", pair.key, "a setting of a listed model", pair.typed, hint=f"listed: {listed or 'none'}"
+            )
         for target in targets:
             if not any(target == key or target.startswith(f"{key}.") or key.startswith(f"{target}.") for key in spoken):
                 merge.put(target, pair.value, pair.origin)
@@ -260,7 +280,13 @@ def _merge_command_line(merge: _Merge, pairs: Sequence[_Pair]) -> None:
 def _require_models(merge: _Merge, file: Path) -> None:
     if not merge.tree.get("models"):
         found = merge.tree.get("models", NOTHING)
-        refuse(merge.where("models") or shown(file), "models", "a list of at least one model", found, hint=f"for example {EXAMPLE}")
+        refuse(
+            merge.where("models") or shown(file),
+            "models",
+            "a list of at least one model",
+            found,
+            hint=f"for example {EXAMPLE}",
+        )
 
 
 def _bare(model: Mapping[str, Any]) -> Tree:

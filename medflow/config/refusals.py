@@ -61,7 +61,9 @@ def impossible(error: ValidationError, tree: keys.Tree, where: Callable[[str], s
         message = f"{key}: {first['ctx']['error']}" if key else str(first["ctx"]["error"])
         raise ConfigError(f"{where(key)}: {message}{more}", hint=about or "`medflow show NAME` prints every setting")
     if first["type"] == "missing":
-        raise ConfigError(f"{where(key)}: {key}: expected a value, found nothing{more}", hint=about or f"write `{key}: ...`")
+        raise ConfigError(
+            f"{where(key)}: {key}: expected a value, found nothing{more}", hint=about or f"write `{key}: ...`"
+        )
     found = f"{_shown(first['input'])}{more}"
     raise ConfigError(
         f"{where(key)}: {key}: expected {_expected(first)}, found {found}",
@@ -90,7 +92,9 @@ def _expected(error: ErrorDetails) -> str:
     template = _EXPECTED.get(error["type"])
     if template is None:
         return error["msg"].removeprefix("Input should be ")
-    return template.format(**{name: f"{value:g}" if isinstance(value, float) else value for name, value in error.get("ctx", {}).items()})
+    return template.format(
+        **{name: f"{value:g}" if isinstance(value, float) else value for name, value in error.get("ctx", {}).items()}
+    )
 
 
 def _did_you_mean(error: ErrorDetails) -> str:

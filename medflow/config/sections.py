@@ -129,6 +129,16 @@ class MonaiUNet(ModelCommon):
     mask_hidden: int = Field(32, gt=0)
     label_hidden: tuple[int, ...] = (256, 128)
     label_dropout: tuple[Fraction, ...] = (0.5, 0.3, 0.2)
+    """Before each hidden layer and before the last: one more than `label_hidden`."""
+
+    @model_validator(mode="after")
+    def _dropouts_fit(self) -> MonaiUNet:
+        if len(self.label_dropout) != len(self.label_hidden) + 1:
+            raise ValueError(
+                f"label_dropout has {len(self.label_dropout)} values, expected {len(self.label_hidden) + 1}: "
+                "one before each of label_hidden and one before the last layer"
+            )
+        return self
 
 
 ModelConfig = Annotated[TimmModel | MonaiUNet, Field(discriminator="kind")]

@@ -66,4 +66,6 @@ def _mark(reading: Reading, key: str, value: Any, default: Any) -> str:
 def _scalar(value: Any) -> str:
     if isinstance(value, float):
         return json.dumps(value)
-    return yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True).removesuffix("...\n").strip()
+    return (
+        yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True).removesuffix("...\n").strip()
+    )

@@ -1,0 +1,46 @@
+# medflow: everything from a bare Python 3.11 and make. `make` lists the targets.
+#
+# Set-up happens once, into ./.venv, behind stamp files: the locked packages again only when requirements.lock changes,
+# medflow itself (editable) only when pyproject.toml does. Nothing outside this folder is touched.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+PACKAGES := $(VENV)/.packages
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow bench lint
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(INSTALLED)  ## install everything into .venv
+
+demo: $(INSTALLED)  ## generated images through every step, to a model that answers
+	@$(BIN)/medflow demo
+
+test: $(INSTALLED)  ## all tests but the slow ones
+	@$(BIN)/python -m pytest
+
+test-slow: $(INSTALLED)  ## the slow tests, those that need S3 or a browser too
+	@$(BIN)/python -m pytest -m "slow or s3 or browser"
+
+bench: $(INSTALLED)  ## benchmarks against the peers named in them
+	@$(BIN)/python -m pytest tests/benchmarks -m "slow or not slow"
+
+lint: $(INSTALLED)  ## style, types, import rules
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports
+	@$(BIN)/mypy
+
+$(PACKAGES): requirements.lock
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip sync --python $(BIN)/python --require-hashes requirements.lock
+	@touch $@
+
+$(INSTALLED): $(PACKAGES) pyproject.toml
+	$(BIN)/uv pip install --python $(BIN)/python --no-deps --editable .
+	@touch $@
