@@ -23,7 +23,10 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from medflow.errors import DataError
+
 HASH_BITS = 64
+HEX_DIGITS = frozenset("0123456789abcdef")
 FEATURELESS_BITS = 3
 """A hash with this many set (or unset) bits or fewer comes from a picture without structure."""
 BANDED_BITS = 7
@@ -37,7 +40,7 @@ def near_duplicate_groups(phash: Sequence[str | None], bits: int) -> np.ndarray:
 
     ``phash`` holds 16 hex digits an image, or None where there is no hash; those images, and featureless
     ones, are each alone. ``bits`` is the largest Hamming distance of a pair, 0 (equal hashes only) to 63.
-    Raises ValueError for a hash that is not 16 hex digits.
+    Raises DataError for a hash that is not 16 hex digits.
     """
     hashes, known = _parse(phash)
     distinct, place = np.unique(hashes[known], return_inverse=True)
@@ -64,16 +67,19 @@ def by_first_appearance(labels: np.ndarray) -> np.ndarray:
 
 def _parse(phash: Sequence[str | None]) -> tuple[np.ndarray, np.ndarray]:
     """Hashes as uint64 (N,), and bool (N,): there is one and it says something."""
-    hashes = np.zeros(len(phash), dtype=np.uint64)
-    known = np.zeros(len(phash), dtype=bool)
-    for row, text in enumerate(phash):
-        if text is not None:
-            if len(text) != HASH_BITS // 4:
-                raise ValueError(f"perceptual hash {text!r} is not {HASH_BITS // 4} hex digits")
-            hashes[row], known[row] = int(text, 16), True
+    known = np.array([text is not None for text in phash], dtype=bool)
+    hashes = np.array([0 if text is None else _number(text) for text in phash], dtype=np.uint64)
     ones = np.bitwise_count(hashes)
     known &= (ones > FEATURELESS_BITS) & (ones < HASH_BITS - FEATURELESS_BITS)
     return hashes, known
+
+
+def _number(text: str) -> int:
+    if len(text) == HASH_BITS // 4 and set(text) <= HEX_DIGITS:
+        return int(text, 16)
+    raise DataError(
+        f"{text!r} is no perceptual hash: expected {HASH_BITS // 4} hex digits", hint="ingest the source again"
+    )
 
 
 def _clusters(hashes: np.ndarray, bits: int) -> np.ndarray:

@@ -111,7 +111,9 @@ def split(manifest: Manifest, placement: Placement, config: SplitConfig) -> Spli
     _refuse_missing(groups, strata, roles, config)
     findings = (
         *_moved("split_official", "images of groups that official lists cut; each group went whole to", groups, listed),
-        *_moved("split_placement", "images of groups joined since they were placed; each went whole to", groups, placed),
+        *_moved(
+            "split_placement", "images of groups joined since they were placed; each went whole to", groups, placed
+        ),
     )
     return _parts(manifest, groups, roles, findings)
 
@@ -196,7 +198,9 @@ def _strata(manifest: Manifest) -> _Strata:
     found: list[tuple[str, np.ndarray, bool]] = []
     for head in manifest.card.heads:
         leads = head == leading
-        found.extend(_mask_strata(head, manifest, leads) if head.kind == "mask" else _label_strata(head, manifest, leads))
+        found.extend(
+            _mask_strata(head, manifest, leads) if head.kind == "mask" else _label_strata(head, manifest, leads)
+        )
     kept = [(name, rows, required) for name, rows, required in found if required or rows.any()]
     return _Strata(
         names=tuple(name for name, _, _ in kept),
