@@ -25,9 +25,9 @@ class BundleMaterializer(Indexed):
         return Bundle.open(self.get_folder())
 
     def pages(self, data: Bundle) -> Mapping[str, bytes | str]:
-        from medflow import report
+        from medflow.report import pages
 
-        return report.bundle_pages(data)
+        return pages.bundle_pages(data)
 
     def facts(self, data: Bundle) -> Mapping[str, Any]:
         card = data.card

@@ -37,9 +37,9 @@ class PixelsMaterializer(Indexed):
         return Pixels(root=root, index=PixelIndex.model_validate_json((root / self.FILE).read_text()))
 
     def pages(self, data: Pixels) -> Mapping[str, bytes | str]:
-        from medflow import report
+        from medflow.report import pages
 
-        return report.pixels_pages(data)
+        return pages.pixels_pages(data)
 
     def facts(self, data: Pixels) -> Mapping[str, Any]:
         sizes = [f"{store.spec.height}x{store.spec.width}x{store.spec.channels}" for store in data.index.stores]

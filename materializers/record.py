@@ -24,7 +24,9 @@ class RecordMaterializer(Indexed):
         return data_type.model_validate_json(self.get_file(self.FILE))
 
     def pages(self, data: Record) -> Mapping[str, bytes | str]:
-        return {"record.json": data.model_dump_json(indent=1)}
+        from medflow.report import pages
+
+        return {**pages.record_pages(data), "record.json": data.model_dump_json(indent=1)}
 
     def facts(self, data: Record) -> Mapping[str, Any]:
         return {"record": type(data).__name__}

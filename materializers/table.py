@@ -23,9 +23,9 @@ class ManifestMaterializer(Indexed):
         return table_files.read_manifest(self.get_file)
 
     def pages(self, data: Manifest) -> Mapping[str, bytes | str]:
-        from medflow import report
+        from medflow.report import pages
 
-        return report.manifest_pages(data)
+        return pages.manifest_pages(data)
 
     def facts(self, data: Manifest) -> Mapping[str, Any]:
         return {"images": len(data), "dataset": data.card.name}
@@ -42,9 +42,9 @@ class PredictionsMaterializer(Indexed):
         return table_files.read_predictions(self.get_file)
 
     def pages(self, data: Predictions) -> Mapping[str, bytes | str]:
-        from medflow import report
+        from medflow.report import pages
 
-        return report.predictions_pages(data)
+        return pages.predictions_pages(data)
 
     def facts(self, data: Predictions) -> Mapping[str, Any]:
         return {"images": len(data)}

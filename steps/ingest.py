@@ -18,4 +18,6 @@ def ingest(
     from medflow import ingest as ingestion
     from medflow.platform import context
 
-    return ingestion.ingest(source, datasets.get(dataset), tuple(sizes), config, context.work_folder())
+    spec = datasets.get(dataset)
+    manifest, pixels = ingestion.ingest(source, spec, tuple(sizes), config, context.work_folder())
+    return manifest, pixels

@@ -1,0 +1,160 @@
+"""The whole length on a real local ZenML store and a real MLflow on SQLite, on the smallest phantom."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from medflow.config.reading import load
+from medflow.errors import MedflowError
+from medflow.platform import registry, runs, stack, trackers, verify
+from medflow.platform.outcomes import RunOutcome
+
+UNCACHED = {"resolve", "incumbent", "promote", "record"}
+SMALL = (
+    "source.images=72",
+    "models.0.size=32",
+    "models.0.channels=[8,16]",
+    "models.0.label_hidden=[16]",
+    "models.0.label_dropout=[0.1,0.1]",
+    "train.epochs=1",
+    "train.batch_size=16",
+    "evaluate.resamples=100",
+    "promote.resamples=100",
+    "promote.floors=[]",
+    "prune.stage.epochs=1",
+    "prune.round_to=2",
+    "quantize.calibration_images=8",
+)
+
+
+def small(*overrides: str):
+    return load("phantom", (*SMALL, *overrides))
+
+
+@pytest.fixture(scope="module")
+def first() -> RunOutcome:
+    return runs.run(small())
+
+
+@pytest.fixture(scope="module")
+def second(first: RunOutcome) -> RunOutcome:
+    return runs.run(small())
+
+
+def steps(outcome: RunOutcome, *, cached: bool) -> set[str]:
+    return {step.name for step in outcome.steps if step.cached is cached}
+
+
+def test_first_run_goes_the_whole_way(first):
+    names = [step.name for step in first.steps]
+    assert first.status == "completed"
+    assert len(names) == len(set(names))
+    assert names[0] == "resolve" and names[-1] == "record"
+    assert {"evaluate_test", "evaluate_incumbent", "package", "choose", "prune"} <= set(names)
+    assert first.promotion and first.promotion.promoted, first.promotion
+    assert {score.metric for score in first.metrics} >= {"auroc", "accuracy", "dice"}
+    assert all(score.low <= score.value <= score.high for score in first.metrics if score.value == score.value)
+    json.loads(first.model_dump_json())
+
+
+def test_second_run_is_cached_and_promotes_nothing(first, second):
+    assert steps(second, cached=False) - {"evaluate_incumbent"} == UNCACHED
+    assert second.promotion and not second.promotion.promoted
+    assert "identical" in " ".join(second.promotion.reasons)
+    assert second.model == first.model
+
+
+def test_third_run_is_cached_but_for_the_uncached(second):
+    assert steps(runs.run(small()), cached=False) == UNCACHED
+
+
+def test_every_run_is_one_mlflow_parent_and_both_name_each_other(first, second):
+    mlflow = trackers.client()
+    for outcome in (first, second):
+        run = stack.client().get_pipeline_run(outcome.run_id)
+        parent = mlflow.get_run(str(run.run_metadata["mlflow_run_id"]))
+        assert parent.data.tags[trackers.RUN_TAG] == outcome.run_id
+        assert parent.data.tags["zenml.model"] == outcome.model
+        assert parent.info.status == "FINISHED"
+        assert any(name.startswith("test/diagnosis/macro/") for name in parent.data.metrics)
+
+
+def test_each_trained_model_is_one_child_run(first):
+    run = stack.client().get_pipeline_run(first.run_id)
+    mlflow = trackers.client()
+    parent = str(run.run_metadata["mlflow_run_id"])
+    experiment = mlflow.get_run(parent).info.experiment_id
+    children = mlflow.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent}'")
+    trained = [child for child in children if child.info.run_name.startswith("train ")]
+    assert len(trained) == sum(step.name.startswith("train_") for step in first.steps)
+    assert all(child.info.status == "FINISHED" and child.data.metrics for child in trained)
+
+
+def test_model_version_links_everything_from_data_to_bento(first):
+    version = stack.client().get_model_version("phantom", first.model.partition("@")[2])
+    facts = version.run_metadata
+    assert set(facts["artifacts"]) == set(registry.LINKED)
+    assert all(len(digest) == 64 for digest in facts["digests"].values())
+    found = registry.find(first.model)
+    assert found.stages == ("production",)
+    assert registry.find("production").ref == first.model
+
+
+def test_mlflow_alias_follows_the_stage(first):
+    alias = trackers.client().get_model_version_by_alias("phantom", "production")
+    assert alias.tags["medflow.package"] == registry.find(first.model).package_digest
+
+
+def test_artifacts_are_whole(first):
+    verified = verify.verify()
+    assert verified.artifacts > 20 and verified.bytes > 0
+    assert verified.damaged == ()
+
+
+@pytest.mark.parametrize("damage", ["deleted", "truncated"])
+def test_a_damaged_artifact_runs_its_step_again(second, damage):
+    run = stack.client().get_pipeline_run(second.run_id)
+    artifact = run.steps["normalize"].outputs["normalization"][0]
+    file = Path(artifact.uri) / "record.json"
+    if damage == "deleted":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:10])
+    again = runs.run(small())
+    # The same content comes out, so the wave stops there.
+    assert steps(again, cached=False) == UNCACHED | {"normalize"}
+
+
+def test_a_challenger_is_compared_with_the_incumbent_on_the_same_rows(first, second):
+    challenger = runs.run(small("train.seed=7"))
+    assert "train_monai_unet" in steps(challenger, cached=False)
+    assert "split" in steps(challenger, cached=True)
+    assert challenger.promotion and challenger.promotion.comparisons
+    comparison = challenger.promotion.comparisons[0]
+    assert comparison.low <= comparison.difference <= comparison.high
+    assert challenger.promotion.incumbent == registry.find(first.model).package_digest
+
+
+def test_new_data_keeps_every_group_in_its_part(first):
+    before = stack.client().get_pipeline_run(first.run_id).steps["split"].outputs
+    roles = {role: set(before[role][0].load().column("group")) for role in ("train", "val", "test")}
+    grown = runs.run(small("source.images=96"))
+    after = stack.client().get_pipeline_run(grown.run_id).steps["split"].outputs
+    for role, groups in roles.items():
+        now = set(after[role][0].load().column("group"))
+        assert groups <= now, role
+    assert runs.run(small()).steps[3].cached, "the first source is split as it was before"
+
+
+def test_a_failing_step_raises_its_own_error_and_closes_mlflow():
+    with pytest.raises(MedflowError) as caught:
+        runs.run(small("validate.tiny=error", "validate.tiny_pixels=5000"))
+    assert "tiny" in str(caught.value)
+    assert caught.value.hint
+    last = stack.client().list_pipeline_runs(sort_by="desc:created", size=1, hydrate=True).items[0]
+    assert str(last.status.value) == "failed"
+    parent = trackers.client().get_run(str(last.run_metadata["mlflow_run_id"]))
+    assert parent.info.status == "FAILED"
