@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -104,8 +105,8 @@ def _given(config: SourceConfig) -> Path:
 def folder_fingerprint(folder: Path) -> str:
     """sha256 (64 hex) over every file's relative name, size and modification time, in order.
 
-    Links to files count as the files they lead to; links to folders are not followed, as they may
-    lead in circles. Raises SourceError where the folder is absent, unreadable or holds no file.
+    Links count as what they lead to, since a dataset's listing follows them too.
+    Raises SourceError where the folder is absent, unreadable or holds no file.
     """
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
@@ -113,7 +114,7 @@ def folder_fingerprint(folder: Path) -> str:
             f"the source folder {folder} {what}", hint="check `--source`; an archive has to end in .zip or .tar.gz"
         )
     try:
-        lines = sorted(_files(os.fspath(folder), ""))
+        lines = _lines(os.fspath(folder))
     except OSError as error:
         raise SourceError(f"{error.filename} cannot be read: {error.strerror}", hint="check its permissions") from error
     if not lines:
@@ -121,19 +122,45 @@ def folder_fingerprint(folder: Path) -> str:
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _files(folder: str, prefix: str) -> Iterator[str]:
-    pending = [(folder, prefix)]
+def _lines(root: str) -> list[str]:
+    """``name NUL size NUL time`` of every file, sorted; no name can then look like another's size and time.
+
+    The folders themselves come first, then what links to folders lead to, in the order of the links' names:
+    each folder is listed once, under the same name every time, however the links go in circles.
+    """
+    lines: list[str] = []
+    seen: set[tuple[int, int]] = set()
+    pending = [("", root)]
     while pending:
-        folder, prefix = pending.pop()
+        links: list[tuple[str, str]] = []
+        for prefix, folder in pending:
+            _list(prefix, folder, lines, links, seen)
+        pending = sorted(links)
+    return sorted(lines)
+
+
+def _list(prefix: str, folder: str, lines: list[str], links: list[tuple[str, str]], seen: set[tuple[int, int]]) -> None:
+    pending = [(prefix, folder)]
+    while pending:
+        prefix, folder = pending.pop()
+        identity = (facts := os.stat(folder)).st_dev, facts.st_ino
+        if identity in seen:
+            continue
+        seen.add(identity)
         with os.scandir(folder) as entries:
             for entry in entries:
-                name = f"{prefix}{entry.name}"
-                if entry.is_dir(follow_symlinks=False):
-                    pending.append((entry.path, f"{name}/"))
-                elif not entry.is_dir():
-                    facts = entry.stat(follow_symlinks=entry.is_file())
-                    # NUL ends the name: no name can then look like another's size and time.
-                    yield f"{name}\0{facts.st_size}\0{facts.st_mtime_ns}"
+                facts = _facts(entry)
+                if not stat.S_ISDIR(facts.st_mode):
+                    lines.append(f"{prefix}{entry.name}\0{facts.st_size}\0{facts.st_mtime_ns}")
+                else:
+                    (links if entry.is_symlink() else pending).append((f"{prefix}{entry.name}/", entry.path))
+
+
+def _facts(entry: os.DirEntry[str]) -> os.stat_result:
+    try:
+        return entry.stat()
+    except OSError:
+        return entry.stat(follow_symlinks=False)  # a link that leads nowhere, or to itself
 
 
 def archive_fingerprint(path: Path) -> str:

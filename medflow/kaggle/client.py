@@ -53,8 +53,16 @@ class _TimedAdapter(HTTPAdapter):
         self._timeout = (patience.connect_seconds, patience.read_seconds)
         super().__init__()
 
-    def send(self, request, stream=False, timeout=None, **settings):
-        return super().send(request, stream=stream, timeout=timeout or self._timeout, **settings)
+    def send(
+        self,
+        request: requests.PreparedRequest,
+        stream: bool = False,
+        timeout: float | tuple[float | None, float | None] | None = None,
+        verify: bool | str = True,
+        cert: str | tuple[str, str] | None = None,
+        proxies: dict[str, str] | None = None,
+    ) -> requests.Response:
+        return super().send(request, stream, timeout or self._timeout, verify, cert, proxies)
 
 
 @contextmanager
