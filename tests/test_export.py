@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import tiny
+import squares
 import torch
 from medflow.config.sections import ExportConfig, ModelConfig, TimmModel
 from medflow.errors import ModelError
@@ -22,16 +22,16 @@ from medflow.scoring import open_scorer
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, Pixels]:
     torch.set_num_threads(1)
-    return tiny.data(tmp_path_factory.mktemp("data") / "pixels")
+    return squares.data(tmp_path_factory.mktemp("data") / "pixels")
 
 
-@pytest.fixture(scope="module", params=[tiny.RESNET, tiny.UNET], ids=lambda model: model.key)
+@pytest.fixture(scope="module", params=[squares.RESNET, squares.UNET], ids=lambda model: model.key)
 def pair(
     request: pytest.FixtureRequest, data: tuple[Manifest, Pixels], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Bundle, Bundle]:
     """A torch bundle and its export."""
     work = tmp_path_factory.mktemp("export")
-    bundle = tiny.torch_bundle(work, request.param, *data)
+    bundle = squares.torch_bundle(work, request.param, *data)
     return bundle, export_onnx(bundle, *data, ExportConfig(), work=work)
 
 
@@ -80,7 +80,7 @@ def test_the_same_bundle_gives_the_same_bytes(
 
 
 def test_a_difference_above_the_tolerance_is_refused(data: tuple[Manifest, Pixels], tmp_path: Path) -> None:
-    bundle = tiny.torch_bundle(tmp_path, tiny.RESNET, *data)
+    bundle = squares.torch_bundle(tmp_path, squares.RESNET, *data)
     with pytest.raises(ModelError, match="differs from torch"):
         export_onnx(bundle, *data, ExportConfig(tolerance=1e-12), work=tmp_path)
 
@@ -94,7 +94,7 @@ def test_an_exported_bundle_is_not_exported_again(
 
 @pytest.mark.parametrize("opset", [17, 21])
 def test_newer_opsets(opset: int, data: tuple[Manifest, Pixels], tmp_path: Path) -> None:
-    bundle = tiny.torch_bundle(tmp_path, tiny.RESNET, *data)
+    bundle = squares.torch_bundle(tmp_path, squares.RESNET, *data)
     after = export_onnx(bundle, *data, ExportConfig(opset=opset), work=tmp_path)
     assert onnx.load(after.weights).opset_import[0].version == opset
 
@@ -102,6 +102,6 @@ def test_newer_opsets(opset: int, data: tuple[Manifest, Pixels], tmp_path: Path)
 @pytest.mark.parametrize("name", ["densenet121", "tf_efficientnetv2_b0", "mobilenetv3_small_050"])
 def test_other_families(name: str, data: tuple[Manifest, Pixels], tmp_path: Path) -> None:
     model: ModelConfig = TimmModel(name=name, pretrained="none", size=32, stats="unit")
-    after = export_onnx(tiny.torch_bundle(tmp_path, model, *data), *data, ExportConfig(), work=tmp_path)
+    after = export_onnx(squares.torch_bundle(tmp_path, model, *data), *data, ExportConfig(), work=tmp_path)
     assert after.card.parity is not None
     assert after.card.parity.decisions_agree == 1.0
