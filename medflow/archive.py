@@ -155,7 +155,7 @@ class _Zip:
                 raise _hostile(info.filename, "the type of a link or a device")
             if info.flag_bits & 0x1:
                 raise _hostile(info.filename, "a password")
-            yield _Member(parts, info.file_size, info.is_dir(), info)
+            yield _Member(parts, 0 if info.is_dir() else info.file_size, info.is_dir(), info)
 
     def open(self, member: _Member) -> BinaryIO:
         assert isinstance(member.entry, zipfile.ZipInfo)
@@ -292,19 +292,21 @@ def _full_disk(what: str) -> ArchiveError:
 
 def _write(source: _Archive, member: _Member, root: Path) -> None:
     path = root.joinpath(*member.parts)
-    if member.is_folder:
-        path.mkdir(parents=True, exist_ok=True)
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        (path if member.is_folder else path.parent).mkdir(parents=True, exist_ok=True)
+        written = 0 if member.is_folder else _copy(source, member, path)
+    except (FileExistsError, NotADirectoryError, IsADirectoryError):
+        raise _hostile("/".join(member.parts), "the path of another one") from None
+    if written != member.size:
+        raise ArchiveError(f"member {member.parts[-1]!r} has {written} bytes, not {member.size}", hint=_GET_AGAIN)
+
+
+def _copy(source: _Archive, member: _Member, path: Path) -> int:
     written = 0
     with source.open(member) as packed, path.open("xb") as file:
         while chunk := packed.read(CHUNK):
-            file.write(chunk)
-            written += len(chunk)
-    if written != member.size:
-        raise ArchiveError(
-            f"member {'/'.join(member.parts)!r} has {written} bytes; its header says {member.size}", hint=_GET_AGAIN
-        )
+            written += file.write(chunk)
+    return written
 
 
 @contextmanager
@@ -314,8 +316,6 @@ def _explained(archive: Path) -> Iterator[None]:
         yield
     except ArchiveError:
         raise
-    except FileExistsError as error:
-        raise ArchiveError(f"two members of {archive.name} claim one path", hint=_GET_AGAIN) from error
     except OSError as error:
         raise _disk_or_damage(archive, error) from error
     except _DAMAGE as error:
@@ -325,8 +325,6 @@ def _explained(archive: Path) -> Iterator[None]:
 def _disk_or_damage(archive: Path, error: OSError) -> ArchiveError:
     if error.errno in _FULL:
         return _full_disk("filled up while unpacking")
-    if error.errno in (errno.ENOTDIR, errno.EISDIR):
-        return ArchiveError(f"two members of {archive.name} claim one path", hint=_GET_AGAIN)
     if error.errno is None:  # gzip and bz2 report damage as an OSError without a number
         return ArchiveError(f"{archive.name} is damaged: {error}", hint=_GET_AGAIN)
     return ArchiveError(

@@ -56,11 +56,11 @@ def tree(root: Path) -> dict[str, bytes]:
 
 def refused(archive: Path, limits: ArchiveLimits = SMALL) -> ArchiveError:
     """The error, having seen that nothing but the archive lies in its folder or beside it."""
-    outside = {path for path in archive.parent.parent.iterdir()}
+    outside = set(archive.parent.parent.iterdir())
     with pytest.raises(ArchiveError) as caught:
         extract(archive, archive.parent / "out", limits)
     assert list(archive.parent.iterdir()) == [archive]
-    assert {path for path in archive.parent.parent.iterdir()} == outside
+    assert set(archive.parent.parent.iterdir()) == outside
     assert caught.value.hint
     return caught.value
 
@@ -220,7 +220,7 @@ def test_whatever_the_names_nothing_lands_outside(form: str, names: list[str]) -
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder) / "a" / "b"
         work.mkdir(parents=True)
-        archive = pack({name: b"x" for name in names}, work, form)
+        archive = pack(dict.fromkeys(names, b"x"), work, form)
         try:
             extract(archive, work / "out", SMALL)
         except ArchiveError:
@@ -243,7 +243,7 @@ def test_two_members_of_one_path_are_refused(names: tuple[str, str], form: str, 
                 info = tarfile.TarInfo(name)
                 info.size = 4
                 file.addfile(info, io.BytesIO(b"data"))
-    assert "one path" in refused(where / f"made.{form}").message
+    assert "path of another" in refused(where / f"made.{form}").message
 
 
 # -- links, devices, passwords --------------------------------------------------------------------

@@ -78,11 +78,10 @@ def _client() -> KaggleHttpClient:
     # In a function of its own: no frame that an error passes through has the secret among its variables.
     try:
         environment = get_env()
-    except Exception:  # noqa: BLE001 - the client raises no narrower one
-        raise ConfigError(
-            f"KAGGLE_API_ENVIRONMENT is {os.environ.get('KAGGLE_API_ENVIRONMENT')!r}, which Kaggle's client does not know",
-            hint="unset it",
-        ) from None
+    except Exception:  # the client raises no narrower one
+        name = os.environ.get("KAGGLE_API_ENVIRONMENT")
+        message = f"KAGGLE_API_ENVIRONMENT is {name!r}, which Kaggle's client does not know"
+        raise ConfigError(message, hint="unset it") from None
     login = secret() or KaggleApiCredentials()
     return KaggleHttpClient(
         env=environment,
