@@ -264,10 +264,11 @@ def _rates(
 
 def _kappa(confusion: np.ndarray) -> np.ndarray:
     """Cohen's kappa of confusions (k, k, r); NaN where chance alone would agree always."""
-    total = np.maximum(confusion.sum(axis=(0, 1)), 1e-300)
-    agreed = np.einsum("kkr->r", confusion) / total
-    chance = (confusion.sum(axis=0) * confusion.sum(axis=1)).sum(axis=0) / total**2
-    return np.where(1 - chance > 1e-12, (agreed - chance) / np.maximum(1 - chance, 1e-12), np.nan)
+    total = confusion.sum(axis=(0, 1))
+    agreed = _ratio(np.einsum("kkr->r", confusion), total)
+    chance = _ratio((confusion.sum(axis=0) * confusion.sum(axis=1)).sum(axis=0), total**2)
+    # Float dust must not pass for room above chance.
+    return _ratio(agreed - chance, np.where(chance < 1 - 1e-12, 1 - chance, 0.0))
 
 
 def _calibration_gaps(confidence: np.ndarray, correct: np.ndarray) -> np.ndarray:

@@ -81,7 +81,7 @@ def evaluation_page(
     heads: tuple[HeadSpec, ...] = predictions.heads if predictions else _heads_of(evaluation)
     return html.page(
         f"{evaluation.model} ({evaluation.variant}) on {evaluation.role} rows",
-        f"Intervals: {evaluation.confidence:.0%}, percentile bootstrap over groups. Rows {evaluation.rows_digest[:12]}.",
+        f"{evaluation.confidence:.0%} intervals, percentile bootstrap over groups; rows {evaluation.rows_digest[:12]}",
         html.section("Headline", parts.headline(evaluation)),
         html.section("By class", parts.per_class(evaluation)),
         html.section("Confusion", parts.confusions(evaluation, heads)),
