@@ -117,6 +117,8 @@ def check_shape(path: Path, shard: Shard, row_shape: tuple[int, ...]) -> int:
             offset = stream.tell()
     except FileNotFoundError:
         raise _damaged(shard, "it is missing") from None
+    except OSError as error:
+        raise _damaged(shard, f"it cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise _damaged(shard, f"its header cannot be read ({error})") from error
     expected = (shard.rows, *row_shape)

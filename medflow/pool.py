@@ -17,7 +17,7 @@ import cv2
 from medflow.errors import PlatformError
 
 #: A process takes about as long to start as this many images take to pack.
-IMAGES_PER_WORKER = 128
+IMAGES_PER_WORKER = 400
 
 
 def run(function: Callable[..., None], tasks: Sequence[tuple[Any, ...]], *, workers: int) -> Iterator[int]:
