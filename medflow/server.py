@@ -153,7 +153,9 @@ def _address(host: str) -> str:
     try:
         return str(ipaddress.ip_address("127.0.0.1" if host == "localhost" else host))
     except ValueError:
-        raise ServingError(f"{host!r} is no IP address to listen on", hint="use 127.0.0.1, or 0.0.0.0 for all") from None
+        raise ServingError(
+            f"{host!r} is no IP address to listen on", hint="use 127.0.0.1, or 0.0.0.0 for all"
+        ) from None
 
 
 def _reachable(address: str) -> str:

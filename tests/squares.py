@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow
+from safetensors.torch import save_file
 
 from medflow import models
 from medflow.bundle import finish
@@ -17,15 +18,14 @@ from medflow.records import (
     HeadSpec,
     Manifest,
     ModelCard,
-    Pixels,
     PixelIndex,
+    Pixels,
     PixelSpec,
     PixelStore,
     Preprocess,
     Shard,
     file_digest,
 )
-from safetensors.torch import save_file
 
 DIAGNOSIS = HeadSpec(kind="exclusive", name="diagnosis", labels=("left", "right"))
 LUNG = HeadSpec(kind="mask", name="lung", labels=("lung",))

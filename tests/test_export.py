@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 import squares
 import torch
+
 from medflow.config.sections import ExportConfig, ModelConfig, TimmModel
 from medflow.errors import ModelError
 from medflow.export import export_onnx
@@ -35,9 +36,7 @@ def pair(
     return bundle, export_onnx(bundle, *data, ExportConfig(), work=work)
 
 
-def test_the_graph_answers_like_torch_for_any_batch(
-    pair: tuple[Bundle, Bundle], data: tuple[Manifest, Pixels]
-) -> None:
+def test_the_graph_answers_like_torch_for_any_batch(pair: tuple[Bundle, Bundle], data: tuple[Manifest, Pixels]) -> None:
     before, after = (open_scorer(bundle) for bundle in pair)
     images = np.random.default_rng(1).integers(0, 256, (5, 32, 32, 1), dtype=np.uint8)
     for count in (1, 2, 5):

@@ -1,0 +1,223 @@
+"""Structured pruning: whole channels leave, the network gets smaller and faster, then it is fine-tuned.
+
+torch-pruning's dependency graph (Fang et al. 2023, DepGraph, arXiv 2301.12900) finds which layers must lose the same
+channels; of every group the channels with the smallest L2 norm go. Masks of zeros, as in
+``torch.nn.utils.prune``, make nothing smaller and are not used.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from medflow import __version__, models
+from medflow.bundle import finish
+from medflow.checkpoint import Checkpoints
+from medflow.config.sections import PruneConfig, TrainConfig
+from medflow.errors import ModelError
+from medflow.fit import Data, fit
+from medflow.parity import measure
+from medflow.progress import say
+from medflow.records import Bundle, Manifest, Pixels, PixelSpec, PrunedLayer, content, digest_of
+from medflow.scoring import open_scorer
+from medflow.tracking import Files, Tracker
+from medflow.train import save_weights
+
+HINT = "set `prune.enabled=false` for this model"
+
+
+def prune(
+    bundle: Bundle,
+    train: Manifest,
+    val: Manifest,
+    pixels: Pixels,
+    config: PruneConfig,
+    training: TrainConfig,
+    *,
+    work: Path,
+    tracker: Tracker,
+    checkpoints: Files,
+) -> Bundle:
+    """The bundle with ``config.ratio`` of its channels removed and fine-tuned by ``config.stage``, below ``work``.
+
+    The widths left are in ``card.pruned``, so that ``models.build`` makes the same network again. Raises ModelError
+    where the network cannot be pruned or rebuilt, and what ``fit`` raises.
+    """
+    if bundle.card.variant != "torch":
+        raise ModelError(
+            f"{bundle.card.name} ({bundle.card.variant}) cannot be pruned, expected variant torch",
+            hint="prune the trained bundle, before export",
+        )
+    network, layers = narrow(bundle, config)
+    after, image = bundle.card.model_copy(update={"pruned": layers}), _core_input(bundle.card.preprocess.pixels)[:1]
+    was, cost = _cost(models.load(bundle), image), _cost(network, image)
+    say(f"pruned {after.name}: {was[0]:,} → {cost[0]:,} multiply-adds, {was[1]:,} → {cost[1]:,} parameters")
+    data = Data(train=train, val=val, pixels=pixels, heads=after.heads, preprocess=after.preprocess)
+    tuning = training.model_copy(update={"stages": (config.stage,)})
+    key = digest_of([__version__, data.digest(), content(tuning), bundle.digest(), content(layers)])
+    store = Checkpoints(checkpoints, key)
+    log = fit(network, data, tuning, tracker=tracker, checkpoints=store)
+    card = after.model_copy(
+        update={
+            "variant": "pruned",
+            "training": log,
+            "training_config": tuning.model_dump(mode="json"),
+            "parameters": cost[1],
+            "macs": cost[0],
+            "code_version": __version__,
+            "notes": (*after.notes, _note(config, was, cost)),
+        }
+    )
+    pruned = finish(work / "pruned", card, save_weights(network, work), val, pixels)
+    store.clear()
+    return _with_parity(bundle, pruned, val, pixels)
+
+
+def narrow(bundle: Bundle, config: PruneConfig) -> tuple[models.Network, tuple[PrunedLayer, ...]]:
+    """The bundle's network with fewer channels, rebuilt from the list of its layers' widths. Raises ModelError."""
+    card = bundle.card
+    network, images = models.load(bundle), _core_input(card.preprocess.pixels)
+    widths = _widths_of(network)
+    try:
+        _remove_channels(network, images, config)
+        layers = tuple(_entry(name, new) for name, new in _widths_of(network).items() if new != widths[name])
+        rebuilt = models.build(models.read_config(card.model), card.heads, card.preprocess, pruned=layers)
+        rebuilt.load_state_dict(models.tensors_of(network))
+        difference = _difference(network, rebuilt.eval(), images)
+    except ModelError:
+        raise
+    except Exception as error:  # whatever an architecture makes of missing channels, it cannot be pruned
+        raise ModelError(f"{card.name} cannot be pruned: {_first_line(error)}", hint=HINT) from error
+    if not layers:
+        raise ModelError(
+            f"pruning {config.ratio:.0%} of {card.name} in steps of {config.round_to} channels removes none",
+            hint="raise `prune.ratio`, lower `prune.round_to`, or set `prune.enabled=false`",
+        )
+    if difference > 1e-4:
+        raise ModelError(f"{card.name}, rebuilt after pruning, differs by {difference:.2g} in logits", hint=HINT)
+    return rebuilt, layers
+
+
+def _remove_channels(network: models.Network, images: Tensor, config: PruneConfig) -> None:
+    import torch_pruning
+
+    with warnings.catch_warnings(), _plain_activations(network):
+        warnings.simplefilter("ignore")
+        pruner = torch_pruning.pruner.BasePruner(
+            _Core(network),
+            images,
+            importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
+            pruning_ratio=config.ratio,
+            round_to=config.round_to,
+            ignored_layers=output_layers(network),
+        )
+        pruner.step()
+
+
+@contextmanager
+def _plain_activations(network: nn.Module) -> Iterator[None]:
+    """LeakyReLU in place of each PReLU with one parameter, for a while.
+
+    torch-pruning 1.6 takes such a PReLU for a layer without channels and then cannot follow them into the UNet's
+    concatenations. It has nothing to prune, so it comes back as it was.
+    """
+    single = {name: layer for name, layer in network.named_modules() if _is_single(layer)}
+    for name in single:
+        network.set_submodule(name, nn.LeakyReLU())
+    try:
+        yield
+    finally:
+        for name, layer in single.items():
+            network.set_submodule(name, layer)
+
+
+def _is_single(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.PReLU) and layer.num_parameters == 1
+
+
+class _Core(nn.Module):
+    """What may be pruned, behind the normalization. Its parameters have the names that they have in the network."""
+
+    def __init__(self, network: models.Network) -> None:
+        super().__init__()
+        self.backbone = network.backbone
+        self.heads = network.heads
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        features = self.backbone(pixels)
+        return [head(features) for head in self.heads.values()]
+
+
+def output_layers(network: models.Network) -> list[nn.Module]:
+    """The last weighted layer of each head: its channels are the labels."""
+    weighted = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+    return [[layer for layer in head.modules() if isinstance(layer, weighted)][-1] for head in network.heads.values()]
+
+
+# -- widths --------------------------------------------------------------------------------------
+
+
+def _widths_of(network: nn.Module) -> dict[str, tuple[int, int]]:
+    """(in, out) channels of every layer that has channels, by dotted name."""
+    found = {}
+    for name, layer in network.named_modules():
+        match layer:
+            case nn.Conv2d() | nn.ConvTranspose2d():
+                found[name] = (layer.in_channels, layer.out_channels)
+            case nn.Linear():
+                found[name] = (layer.in_features, layer.out_features)
+            case nn.BatchNorm1d() | nn.BatchNorm2d():
+                found[name] = (layer.num_features, layer.num_features)
+            case nn.LayerNorm():
+                found[name] = (layer.normalized_shape[0], layer.normalized_shape[0])
+            case nn.PReLU():
+                found[name] = (layer.num_parameters, layer.num_parameters)
+    return found
+
+
+def _entry(name: str, widths: tuple[int, int]) -> PrunedLayer:
+    return PrunedLayer(name=name, kept_in=widths[0], kept_out=widths[1])
+
+
+@torch.no_grad()
+def _difference(first: models.Network, second: models.Network, images: Tensor) -> float:
+    """Largest absolute difference of logits."""
+    pairs = zip(_Core(first.eval())(images), _Core(second)(images), strict=True)
+    return max(float((one - two).abs().max()) for one, two in pairs)
+
+
+def _core_input(spec: PixelSpec) -> Tensor:
+    """Two normalized images of noise."""
+    return torch.randn((2, spec.channels, spec.height, spec.width), generator=torch.Generator().manual_seed(0))
+
+
+def _cost(network: models.Network, image: Tensor) -> tuple[int, int]:
+    """Multiply-adds for one image, and parameters."""
+    import torch_pruning
+
+    macs, parameters = torch_pruning.utils.count_ops_and_params(_Core(network), image)
+    return int(macs), int(parameters)
+
+
+# -- the card ------------------------------------------------------------------------------------
+
+
+def _note(config: PruneConfig, was: tuple[int, int], now: tuple[int, int]) -> str:
+    return (
+        f"pruned {config.ratio:.0%} of the channels: {was[0]:,} → {now[0]:,} multiply-adds, "
+        f"{was[1]:,} → {now[1]:,} parameters"
+    )
+
+
+def _with_parity(reference: Bundle, pruned: Bundle, val: Manifest, pixels: Pixels) -> Bundle:
+    parity = measure(open_scorer(reference), open_scorer(pruned), reference.card, val, pixels)
+    return Bundle(root=pruned.root, card=pruned.card.model_copy(update={"parity": parity})).write_card()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
