@@ -39,7 +39,7 @@ def training(config: RunConfig):
             source=source, dataset=config.dataset, sizes=sizes(config), config=config.ingest
         )
         valid, _, _ = sound(steps.validate)(manifest=manifest, config=config.validate_)
-        train, val, test = sound(steps.split)(valid=valid, placement=placement, config=config.split)
+        train, val, test, _ = sound(steps.split)(valid=valid, placement=placement, config=config.split)
         selected = _train(config, train, val, pixels)
         chosen = _compress(config, selected, train, val, pixels)
         _ship(config, chosen, test, pixels, challenge)
@@ -94,7 +94,7 @@ def _compress(config: RunConfig, selected, train, val, pixels):
 
 
 def _ship(config: RunConfig, chosen, test, pixels, challenge):
-    evaluation, predictions = sound(steps.evaluate)(
+    evaluation, predictions, _ = sound(steps.evaluate)(
         bundle=chosen, rows=test, pixels=pixels, config=config.evaluate, role="test", id="evaluate_test"
     )
     package = sound(steps.package)(bundle=chosen, evaluation=evaluation)
@@ -110,7 +110,7 @@ def _ship(config: RunConfig, chosen, test, pixels, challenge):
 
 
 def _evaluate_val(config: RunConfig, bundle, val, pixels, name: str):
-    evaluation, _ = sound(steps.evaluate)(
+    evaluation, _, _ = sound(steps.evaluate)(
         bundle=bundle, rows=val, pixels=pixels, config=config.evaluate, role="val", id=f"evaluate_val_{name}"
     )
     return evaluation

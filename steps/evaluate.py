@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from zenml import step
+from zenml.types import HTMLString
 
 from medflow.config.sections import EvaluateConfig
 from medflow.records import Bundle, Evaluation, Manifest, Pixels, Predictions
@@ -13,8 +14,15 @@ from medflow.records import Bundle, Evaluation, Manifest, Pixels, Predictions
 @step
 def evaluate(
     bundle: Bundle, rows: Manifest, pixels: Pixels, config: EvaluateConfig, role: Literal["val", "test"]
-) -> tuple[Annotated[Evaluation, "evaluation"], Annotated[Predictions, "predictions"]]:
+) -> tuple[
+    Annotated[Evaluation, "evaluation"],
+    Annotated[Predictions, "predictions"],
+    Annotated[HTMLString, "samples_page"],
+]:
     from medflow import evaluate as evaluation
 
+    from medflow.report import views
+
     evaluated = evaluation.evaluate(bundle, rows, pixels, config, role)
-    return evaluated.evaluation, evaluated.predictions
+    page = views.samples_page(evaluation.samples(bundle, rows, pixels))
+    return evaluated.evaluation, evaluated.predictions, HTMLString(page)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from zenml import step
+from zenml.types import HTMLString
 
 from medflow.config.sections import SplitConfig
 from medflow.records import Manifest, Placement
@@ -13,8 +14,15 @@ from medflow.records import Manifest, Placement
 @step
 def split(
     valid: Manifest, placement: Placement, config: SplitConfig
-) -> tuple[Annotated[Manifest, "train"], Annotated[Manifest, "val"], Annotated[Manifest, "test"]]:
+) -> tuple[
+    Annotated[Manifest, "train"],
+    Annotated[Manifest, "val"],
+    Annotated[Manifest, "test"],
+    Annotated[HTMLString, "balance_page"],
+]:
     from medflow import split as splitting
 
+    from medflow.report import views
+
     parts = splitting.split(valid, placement, config)
-    return parts.train, parts.val, parts.test
+    return parts.train, parts.val, parts.test, HTMLString(views.split_page(parts))

@@ -31,9 +31,8 @@ def run(config: RunConfig, *, on: str = "local", say: Callable[[str], None] = sa
     from pipelines.training import training
 
     with _only_one(config.dataset), caching.checked_hits(say), steplog.told(say):
-        instance = training(config)
-        response = _start(instance, config)
-    outcome = _outcome(response, config, list(instance.invocations), time.monotonic() - started)
+        response, order = _start(training(config), config)
+    outcome = _outcome(response, config, order, time.monotonic() - started)
     _remove_work(response)
     return outcome
 
@@ -46,12 +45,14 @@ def recent(limit: int) -> tuple[RunSummary, ...]:
     return tuple(_summary(item) for item in page.items)
 
 
-def _start(instance: Any, config: RunConfig) -> PipelineRunResponse:
+def _start(pipeline: Any, config: RunConfig) -> tuple[PipelineRunResponse, list[str]]:
+    """The ended run, and its steps in the order of the definition."""
     from zenml.enums import ExecutionMode
 
+    # FAIL_FAST re-raises what the step raised, so that the user reads medflow's own words.
+    configured = pipeline.with_options(execution_mode=ExecutionMode.FAIL_FAST)
     try:
-        # FAIL_FAST re-raises what the step raised, so that the user reads medflow's own words.
-        response = instance.with_options(execution_mode=ExecutionMode.FAIL_FAST, enable_cache=True)()
+        response = configured()
     except MedflowError:
         _fail_tracking(config.dataset)
         raise
@@ -61,7 +62,7 @@ def _start(instance: Any, config: RunConfig) -> PipelineRunResponse:
             f"run {run.name} ended as {run.status.value}",
             hint=f"`medflow runs` and `medflow report {run.name}` tell more",
         )
-    return run
+    return run, list(configured.invocations)
 
 
 def _fail_tracking(dataset: str) -> None:

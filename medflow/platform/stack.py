@@ -50,6 +50,7 @@ def client() -> Client:
 @cache
 def use_local() -> None:
     """Register what is missing of the local stack and use it in this process."""
+    _quiet_console()
     _limit_integrations()
     from zenml.client import Client
 
@@ -109,3 +110,19 @@ def _limit_integrations() -> None:
     for name, integration in integration_registry.integrations.items():
         if name not in INTEGRATIONS:
             integration.activate = classmethod(lambda cls: None)
+
+
+def _quiet_console() -> None:
+    """Leave standard output to results and errors to medflow's one line.
+
+    ZenML prints warnings, and every failure with its traceback, on standard output; it keeps all of it in the
+    run's stored logs too, which stay as they are.
+    """
+    import logging
+
+    from zenml.logger import ZenMLConsoleHandler
+
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, ZenMLConsoleHandler):
+            handler.setLevel(logging.CRITICAL)
+    logging.getLogger("mlflow").setLevel(logging.WARNING)

@@ -1,7 +1,7 @@
 """Tell which step is running, from ZenML's own log, in medflow's own lines.
 
 ZenML says when a step starts, ends or is taken from the cache, at level INFO among much else. A handler
-picks those lines out; everything below a warning is otherwise left unsaid.
+picks those lines out of the two modules that say them.
 """
 
 from __future__ import annotations
@@ -18,35 +18,23 @@ LINES = (
 )
 
 
+SPEAKERS = ("zenml.orchestrators.step_launcher", "zenml.orchestrators.step_run_utils")
+
+
 @contextmanager
 def told(say: Callable[[str], None]) -> Iterator[None]:
     """Within this block each step is announced by ``say``."""
-    logger = logging.getLogger("zenml")
     handler = _Announcer(say)
-    loggers = [logger, *(logging.getLogger(name) for name in _SPEAKERS)]
-    levels = [item.level for item in loggers]
-    quiet = [(item, item.level) for item in logging.getLogger().handlers]
-    for item in loggers:
-        item.setLevel(logging.INFO)
-        item.addHandler(handler)
-    for item, level in quiet:
-        item.setLevel(max(level, logging.WARNING))
+    loggers = [logging.getLogger(name) for name in SPEAKERS]
+    for logger in loggers:
+        logger.setLevel(logging.INFO)
+        logger.addHandler(handler)
     try:
         yield
     finally:
-        for item, level in zip(loggers, levels, strict=True):
-            item.setLevel(level)
-            item.removeHandler(handler)
-        for item, level in quiet:
-            item.setLevel(level)
-
-
-_SPEAKERS = (
-    "zenml.orchestrators.step_launcher",
-    "zenml.orchestrators.step_runner",
-    "zenml.orchestrators.step_run_utils",
-    "zenml.orchestrators.local.local_orchestrator",
-)
+        for logger in loggers:
+            logger.setLevel(logging.NOTSET)
+            logger.removeHandler(handler)
 
 
 class _Announcer(logging.Handler):
