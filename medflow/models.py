@@ -205,6 +205,8 @@ def _classifier(model: TimmModel, width: int, outputs: int) -> nn.Sequential:
 def _monai_unet(
     model: MonaiUNet, heads: tuple[HeadSpec, ...], preprocess: Preprocess
 ) -> tuple[nn.Module, dict[str, nn.Module]]:
+    # 14 s of CPU, since MONAI imports all of itself, 9 s where torchvision is loaded already;
+    # its modules import one another in circles, so there is no way to this one class alone.
     from monai.networks.nets import UNet
 
     strides = (2,) * (len(model.channels) - 1)

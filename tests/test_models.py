@@ -1,0 +1,265 @@
+"""Contract: every kind of model with every head that it may have."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from medflow import models
+from medflow.config.sections import MonaiUNet, TimmModel, TrainConfig
+from medflow.errors import ModelError, WeightsUnavailable
+from medflow.heads import Objective
+from medflow.records import ChannelStats, Normalization, PixelIndex, Pixels, PixelSpec, PixelStore, PrunedLayer
+from tiny import FINDINGS, LABELS, REGION, SIZE, draw, preprocess
+
+TIMM = TimmModel(name="test_resnet", size=SIZE, pretrained="none", stats="unit", hidden=(8,))
+UNET = MonaiUNet(size=SIZE, channels=(4, 8, 16), features=8, label_hidden=(8,), label_dropout=(0.1, 0.1))
+CASES = [(TIMM, (LABELS,)), (TIMM, (FINDINGS,)), (TIMM, (LABELS, FINDINGS))]
+CASES += [(UNET, (LABELS,)), (UNET, (FINDINGS,)), (UNET, (REGION,)), (UNET, (LABELS, REGION)), (UNET, (FINDINGS, REGION))]
+EVERY = pytest.mark.parametrize(
+    ("model", "heads"), CASES, ids=[f"{model.kind}-{'+'.join(head.kind for head in heads)}" for model, heads in CASES]
+)
+
+
+def images(rows: int = 6, channels: int = 1) -> torch.Tensor:
+    return torch.from_numpy(draw(rows, seed=3)[0]).expand(-1, -1, -1, channels)
+
+
+@EVERY
+@pytest.mark.parametrize("channels", [1, 3])
+def test_shapes_and_types(model, heads, channels):
+    network = models.build(model, heads, preprocess(channels=channels)).eval()
+    logits = network(images(2, channels))
+    assert list(logits) == [head.name for head in heads]
+    for head in heads:
+        expected = (2, 1, SIZE, SIZE) if head.kind == "mask" else (2, len(head.labels))
+        assert logits[head.name].shape == expected
+        assert logits[head.name].dtype == torch.float32
+
+
+@EVERY
+def test_parameters_are_backbone_and_head(model, heads):
+    network = models.build(model, heads, preprocess())
+    backbone, head = network.parameters_of("backbone"), network.parameters_of("head")
+    assert head and backbone
+    assert {id(p) for p in backbone} | {id(p) for p in head} == {id(p) for p in network.parameters()}
+    assert not {id(p) for p in backbone} & {id(p) for p in head}
+
+
+@EVERY
+def test_a_step_lowers_the_loss(model, heads):
+    torch.manual_seed(0)
+    pixels, masks, classes = draw(12, seed=1)
+    one_hot = torch.eye(3)[torch.from_numpy(classes)]
+    truth = {"diagnosis": one_hot, "findings": one_hot[:, 1:], "region": torch.from_numpy(masks)}
+    known = {"diagnosis": torch.ones(12) > 0, "findings": torch.ones(12, 2) > 0, "region": torch.ones(12) > 0}
+    labels = {name: values.numpy() for name, values in truth.items()}
+    objective = Objective(heads, labels, TrainConfig())
+    network = models.build(model, heads, preprocess())
+
+    def loss() -> torch.Tensor:
+        return objective.total(objective.sums(network(torch.from_numpy(pixels)), truth, known))
+
+    # Batch norm as in inference, no dropout: one function, of which the step must go downhill.
+    network.eval()
+    before = loss()
+    before.backward()
+    squared = sum(float(p.grad.square().sum()) for p in network.parameters() if p.grad is not None)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.grad is not None:
+                parameter -= 0.01 * float(before) / squared * parameter.grad
+        assert float(loss()) < float(before)
+
+
+@EVERY
+def test_saved_and_loaded_it_says_the_same_bit_for_bit(model, heads, tmp_path):
+    network = models.build(model, heads, preprocess(), seed=5).eval()
+    save_file(models.tensors_of(network), tmp_path / "model.safetensors")
+    again = models.build(models.read_config(model.model_dump(mode="json")), heads, preprocess(), seed=6).eval()
+    again.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    with torch.no_grad():
+        first, second = network(images()), again(images())
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_seed_alone_initialises_and_the_global_generator_is_left():
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = models.build(TIMM, (LABELS,), preprocess(), seed=7)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    second = models.build(TIMM, (LABELS,), preprocess(), seed=7)
+    third = models.build(TIMM, (LABELS,), preprocess(), seed=8)
+    weights = [network.parameters_of("backbone")[0] for network in (first, second, third)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_pixels_are_normalized_inside():
+    network = models.build(TIMM, (LABELS,), preprocess()).eval()
+    seen = []
+    network.backbone.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    network(images(2))
+    expected = (images(2).permute(0, 3, 1, 2).float() / 255 - 0.4) / 0.25
+    torch.testing.assert_close(seen[0], expected)
+
+
+def test_the_first_seeds_network_is_rebuilt():
+    """Parameter count of the network as the first seed writes it down, built here layer by layer."""
+    from monai.networks.nets import UNet
+    from torch import nn
+
+    unet = UNet(2, 3, 64, (32, 64, 128, 256, 512), (2, 2, 2, 2), num_res_units=2, norm="BATCH", dropout=0.1)
+    seg = nn.Sequential(nn.Conv2d(64, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 1, 1))
+    cls = nn.Sequential(
+        nn.Dropout(0.5), nn.Linear(64, 256), nn.ReLU(), nn.BatchNorm1d(256),
+        nn.Dropout(0.3), nn.Linear(256, 128), nn.ReLU(), nn.BatchNorm1d(128), nn.Dropout(0.2), nn.Linear(128, 3),
+    )  # fmt: skip
+    expected = sum(p.numel() for part in (unet, seg, cls) for p in part.parameters())
+    network = models.build(MonaiUNet(), (LABELS, REGION), preprocess(256, channels=3))
+    assert sum(p.numel() for p in network.parameters()) == expected
+    dropouts = [m.p for m in network.heads["diagnosis"] if isinstance(m, nn.Dropout)]
+    assert dropouts == [0.5, 0.3, 0.2]
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "mobilenetv3_small_100", "densenet121", "regnety_004", "test_vit"])
+def test_any_timm_name_takes_its_pooled_width(name):
+    model = TimmModel(name=name, size=SIZE, pretrained="none")
+    logits = models.build(model, (LABELS,), preprocess()).eval()(images(2))
+    assert logits["diagnosis"].shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("model", "heads", "words"),
+    [
+        (TIMM, (LABELS, REGION), "no mask head"),
+        (TimmModel(name="resnet10", size=SIZE), (LABELS,), "no model 'resnet10'"),
+        (UNET.model_copy(update={"channels": (4, 8, 16, 32, 64, 64, 64)}), (LABELS,), "no multiple of 64"),
+        (UNET.model_copy(update={"label_dropout": (0.1,)}), (LABELS,), "label_dropout"),
+    ],
+)
+def test_what_cannot_be_built_is_refused_with_a_hint(model, heads, words):
+    with pytest.raises(ModelError, match=words) as error:
+        models.build(model, heads, preprocess())
+    assert error.value.hint
+
+
+# -- statistics ----------------------------------------------------------------------------------
+
+
+def stores(channels: int) -> tuple[Normalization, Pixels]:
+    spec = PixelSpec(height=SIZE, width=SIZE, channels=channels)
+    stats = ChannelStats(height=SIZE, width=SIZE, mean=(0.1,) * channels, std=(0.2,) * channels)
+    return Normalization(sizes=(stats,), images=1), Pixels(
+        root=None, index=PixelIndex(rows=0, stores=(PixelStore(spec=spec, images=()),))
+    )
+
+
+@pytest.mark.parametrize(
+    ("stats", "channels", "mean"),
+    [("unit", 1, (0.0,)), ("unit", 3, (0.0,) * 3), ("dataset", 3, (0.1,) * 3), ("imagenet", 3, (0.485, 0.456, 0.406))]
+    + [("imagenet", 1, (0.449,))],
+)
+def test_statistics_follow_the_policy(stats, channels, mean):
+    model = TimmModel(name="resnet18", size=SIZE, stats=stats)
+    assert models.preprocess_for(model, *stores(channels)).mean == pytest.approx(mean)
+
+
+def test_a_size_that_is_not_stored_is_refused():
+    with pytest.raises(ModelError, match="takes 64 pixels"):
+        models.preprocess_for(TIMM.model_copy(update={"size": 64}), *stores(1))
+
+
+# -- pretrained weights --------------------------------------------------------------------------
+
+
+def test_weights_from_a_file_fill_the_backbone(tmp_path):
+    source, path = models.build(TIMM, (LABELS,), preprocess(), seed=1), tmp_path / "w.safetensors"
+    for tensors in (models.tensors_of(source), models.tensors_of(source.backbone) | {"fc.weight": torch.zeros(2)}):
+        save_file(tensors, path)
+        network = models.build(TIMM, (FINDINGS,), preprocess(), seed=2)
+        said = models.load_pretrained(network, TIMM.model_copy(update={"pretrained": str(path)}))
+        assert said.startswith("file sha256:")
+        state = network.backbone.state_dict()
+        assert all(torch.equal(state[name], value) for name, value in source.backbone.state_dict().items())
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_file(models.tensors_of(models.build(UNET, (LABELS,), preprocess())), path)
+    network = models.build(TIMM, (LABELS,), preprocess())
+    with pytest.raises(ModelError, match="tensors are missing"):
+        models.load_pretrained(network, TIMM.model_copy(update={"pretrained": str(path)}))
+    path.write_bytes(b"no tensors")
+    with pytest.raises(WeightsUnavailable, match="no safetensors file"):
+        models.load_pretrained(network, TIMM.model_copy(update={"pretrained": str(path)}))
+    with pytest.raises(WeightsUnavailable, match="is no file"):
+        models.load_pretrained(network, TIMM.model_copy(update={"pretrained": "imagnet"}))
+
+
+IMAGENET = TimmModel(name="test_resnet.r160_in1k", size=SIZE)
+
+
+def test_no_network_is_told_soon_and_names_both_ways_out(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    network = models.build(IMAGENET, (LABELS,), preprocess())
+    start = time.monotonic()
+    with pytest.raises(WeightsUnavailable, match=r"cannot be reached") as error:
+        models.load_pretrained(network, IMAGENET)
+    assert time.monotonic() - start < 10
+    assert "model.pretrained=none" in error.value.hint and ".safetensors" in error.value.hint
+
+
+def test_imagenet_weights_in_the_cache_need_no_network(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    color = models.build(IMAGENET, (LABELS,), preprocess(channels=3), seed=3).backbone
+    snapshot = tmp_path / "models--timm--test_resnet.r160_in1k" / "snapshots" / "0"
+    snapshot.mkdir(parents=True)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("0")
+    save_file(models.tensors_of(color), snapshot / "model.safetensors")
+    gray = models.build(IMAGENET, (LABELS,), preprocess(channels=1))
+    assert models.load_pretrained(gray, IMAGENET) == "imagenet (timm test_resnet.r160_in1k)"
+    wanted, found = color.state_dict(), gray.backbone.state_dict()
+    first = next(name for name in wanted if wanted[name].shape != found[name].shape)
+    torch.testing.assert_close(found[first], wanted[first].sum(1, keepdim=True))
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted if name != first)
+
+
+def test_a_unet_has_no_imagenet_weights():
+    network = models.build(UNET, (LABELS,), preprocess())
+    with pytest.raises(ModelError, match="no ImageNet weights"):
+        models.load_pretrained(network, UNET.model_copy(update={"pretrained": "imagenet"}))
+
+
+# -- pruned layers -------------------------------------------------------------------------------
+
+
+def test_pruned_layers_are_rebuilt_narrow():
+    model = TimmModel(name="resnet10t", size=SIZE, pretrained="none")
+    block = "backbone.layer1.0."
+    pruned = (
+        PrunedLayer(name=block + "conv1", kept_in=64, kept_out=24),
+        PrunedLayer(name=block + "bn1", kept_in=24, kept_out=24),
+        PrunedLayer(name=block + "conv2", kept_in=24, kept_out=64),
+    )
+    network = models.build(model, (LABELS,), preprocess(), pruned=pruned).eval()
+    assert network.get_submodule(block + "conv1").weight.shape == (24, 64, 3, 3)
+    assert network.get_submodule(block + "bn1").running_var.shape == (24,)
+    assert network(images(2))["diagnosis"].shape == (2, 3)
+
+
+def test_a_layer_that_cannot_be_narrowed_is_refused():
+    pruned = (PrunedLayer(name="heads.diagnosis", kept_in=1, kept_out=1),)
+    with pytest.raises(ModelError, match="Sequential"):
+        models.build(TIMM, (LABELS,), preprocess(), pruned=pruned)
