@@ -135,7 +135,7 @@ def class_balance(parts: Mapping[str, Manifest]) -> Figure:
         axes.bar(np.arange(len(columns)) + place * width, numbers, width, color=colour(place), label=part)
     middle = np.arange(len(columns)) + width * (len(parts) - 1) / 2
     axes.set_xticks(middle, [name.partition(".")[2] for _, name in columns], rotation=30, ha="right")
-    legend(axes)
+    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     header = ["head", "label", *parts]
     rows = [
         (head.name, name.partition(".")[2], *(numbers[place] for numbers in counts.values()))
