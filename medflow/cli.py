@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, NoReturn
 
 import typer
@@ -22,6 +22,7 @@ from medflow.errors import MedflowError
 
 UNFORESEEN = 70  # EX_SOFTWARE of sysexits.h
 INTERRUPTED = 130
+READER_LEFT = 141  # 128 + SIGPIPE, as a shell counts
 
 # Plain help: it loads nothing, reads well in a pipe, and its examples keep their lines.
 app = typer.Typer(
@@ -81,14 +82,19 @@ def main() -> NoReturn:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; its exit code. Errors are told on standard error, never raised."""
-    wanted, debug = _without_debug(arguments)
+    words, debug = _without_debug(arguments)
+    verb = next((word for word in words if word in VERBS), "")
+    return guarded(lambda: app(args=words, prog_name="medflow", standalone_mode=False) or 0, verb=verb, debug=debug)
+
+
+def guarded(work: Callable[[], int], *, verb: str, debug: bool) -> int:
+    """The exit code of ``work``; where it raises, the error is told and has an exit code of its own."""
     try:
-        return app(args=wanted, prog_name="medflow", standalone_mode=False) or 0
+        return work()
     except MedflowError as error:
         _tell(error, error.message, error.hint, debug)
         return error.exit_code
     except typer.TyperException as error:
-        verb = next((word for word in wanted if word in VERBS), "")
         _tell(
             error, error.format_message(), f"`{' '.join(filter(None, ('medflow', verb)))} --help` shows examples", debug
         )
@@ -99,7 +105,7 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         # The reader left, as `| head` does. Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return READER_LEFT
     except Exception as error:
         _tell(error, f"{type(error).__name__}: {error}", "this was not foreseen; `--debug` shows the traceback", debug)
         return UNFORESEEN

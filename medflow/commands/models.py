@@ -88,10 +88,11 @@ def predict(
       medflow predict covid_radiography@production scans/*.png --out predictions
       medflow predict path/to/bundle scan.png --out predictions
     """
-    from medflow.predict import predict as score
-
     with tempfile.TemporaryDirectory(prefix="medflow-predict-") as scratch:
-        predicted = score(_bundle(model, Path(scratch)), images, out)
+        bundle = _bundle(model, Path(scratch))
+        from medflow.predict import predict as score
+
+        predicted = score(bundle, images, out)
     if as_json:
         output.emit_json(predicted.model_dump(mode="json"))
     else:
