@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -32,7 +33,8 @@ from medflow.errors import SplitError
 from medflow.records import Finding, HeadSpec, Manifest, Placement, Record, Split
 from medflow.stratify import FREE, lacking, place
 
-ROLES = ("train", "val", "test")
+Role = Literal["train", "val", "test"]
+ROLES: tuple[Role, Role, Role] = ("train", "val", "test")
 TRAIN, VAL, TEST = range(3)
 LEAST_OFFICIAL_VAL = 0.5
 """An official val below this part of the wanted share is topped up."""

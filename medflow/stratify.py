@@ -4,9 +4,9 @@ Iterative stratification (Sechidis, Tsoumakas and Vlahavas, "On the Stratificati
 ECML PKDD 2011), extended from single examples to groups that must stay whole. The scarcest stratum is placed
 first, while there is still a choice; of its groups the largest first. Two things differ from the paper:
 
-- A group goes to the part that is *relatively* emptiest among those it fits, not to the one with the largest
-  absolute demand. With groups of unequal size the latter hands all large groups to the training part, and
-  the test part then holds only patients with few images.
+- A group goes to the part that is *relatively* emptiest, over all of the group's strata, among those it
+  fits, not to the one with the largest absolute demand. With groups of unequal size the latter hands all
+  large groups to the training part, and the test part then holds only patients with few images.
 - When as few groups of a stratum are left as parts that still lack it, those parts get them, and a repair
   moves single groups where a class has missed a part nonetheless.
 """
@@ -55,11 +55,22 @@ def lacking(parts: np.ndarray, counts: np.ndarray, n_parts: int) -> np.ndarray:
     return np.stack(held) == 0
 
 
+def _pairs(counts: np.ndarray) -> list[list[tuple[int, int]]]:
+    """For each group its strata, as (stratum, images)."""
+    pairs: list[list[tuple[int, int]]] = [[] for _ in range(len(counts))]
+    groups, strata = np.nonzero(counts)
+    for group, stratum, images in zip(groups.tolist(), strata.tolist(), counts[groups, strata].tolist(), strict=True):
+        pairs[group].append((stratum, images))
+    return pairs
+
+
 class _Filling:
     """The parts while they fill. Plain lists inside, since numpy is slow on three numbers at a time."""
 
     def __init__(self, counts: np.ndarray, sizes: np.ndarray, fractions: Sequence[float], fixed: np.ndarray) -> None:
-        self.counts, self.sizes = counts, sizes
+        self.counts = counts
+        self.images: list[int] = sizes.tolist()
+        self.strata = _pairs(counts)
         self.n_parts = len(fractions)
         self.parts = fixed.astype(np.int64)
         self.fixed = fixed != FREE
@@ -67,7 +78,6 @@ class _Filling:
         goal, goal_size = np.outer(share, counts.sum(axis=0)), share * sizes.sum()
         there = [self.parts == part for part in range(self.n_parts)]
         self.goal = goal.tolist()
-        self.goal_size = goal_size.tolist()
         self.want = (goal - np.stack([counts[part].sum(axis=0) for part in there])).tolist()
         self.room = (goal_size - np.array([sizes[part].sum() for part in there])).tolist()
         self.held = np.stack([(counts[part] > 0).sum(axis=0) for part in there]).tolist()
@@ -86,26 +96,31 @@ class _Filling:
 
     def _best_part(self, group: int, stratum: int, left: int) -> int:
         """Where a group goes; ``left`` groups of the stratum are not yet placed, this one included."""
-        images, size = int(self.counts[group, stratum]), int(self.sizes[group])
         without = [part for part in range(self.n_parts) if self.held[part][stratum] == 0]
         choices = without if without and left <= len(without) else range(self.n_parts)
-        wants = [part for part in choices if self.want[part][stratum] >= images - ROUNDING]
-        fits = [part for part in wants if self.room[part] >= size - ROUNDING]
+        fits = [part for part in choices if self._fits(group, part)]
         if fits:
-            return max(fits, key=lambda part: (self._emptiness(part, stratum), self.room[part], -part))
+            return max(fits, key=lambda part: (self._emptiness(group, part), self.room[part], -part))
         return max(choices, key=lambda part: (self.want[part][stratum], self.room[part], -part))
 
-    def _emptiness(self, part: int, stratum: int) -> tuple[float, float]:
-        return self.want[part][stratum] / self.goal[part][stratum], self.room[part] / self.goal_size[part]
+    def _fits(self, group: int, part: int) -> bool:
+        want = self.want[part]
+        roomy = self.room[part] >= self.images[group] - ROUNDING
+        return roomy and all(want[stratum] >= images - ROUNDING for stratum, images in self.strata[group])
+
+    def _emptiness(self, group: int, part: int) -> float:
+        """How much of what a part should hold it still lacks, summed over the group's strata."""
+        want, goal = self.want[part], self.goal[part]
+        return sum(want[stratum] / goal[stratum] for stratum, _ in self.strata[group])
 
     def _put(self, group: int, part: int) -> None:
         self._count(group, part, 1)
         self.parts[group] = part
 
     def _count(self, group: int, part: int, sign: int) -> None:
-        self.room[part] -= sign * int(self.sizes[group])
-        for stratum in np.flatnonzero(self.counts[group]).tolist():
-            self.want[part][stratum] -= sign * int(self.counts[group, stratum])
+        self.room[part] -= sign * self.images[group]
+        for stratum, images in self.strata[group]:
+            self.want[part][stratum] -= sign * images
             self.held[part][stratum] += sign
 
     def repair(self, required: np.ndarray, order: np.ndarray) -> None:
@@ -116,7 +131,7 @@ class _Filling:
                     members = order[(self.counts[order, stratum] > 0) & ~self.fixed[order]]
                     movable = [group for group in members.tolist() if self._can_leave(group, required)]
                     if movable:
-                        group = min(movable, key=lambda g: int(self.sizes[g]))
+                        group = min(movable, key=lambda group: self.images[group])
                         self._count(group, int(self.parts[group]), -1)
                         self._put(group, part)
 

@@ -304,7 +304,7 @@ def test_examples_are_at_most_five() -> None:
     assert examples == tuple(f"image-{number:02} (std 0.0)" for number in range(5))
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sets(st.sampled_from(sorted(SPOILED)), min_size=1), st.randoms(use_true_random=False))
 def test_kept_rows_are_clean_whatever_was_spoiled(names: set[str], random) -> None:
     """Checking what was kept again finds nothing of severity warning, and the order of rows does not matter."""

@@ -112,12 +112,10 @@ def _near_copy_of(frame: pandas.DataFrame, near: np.ndarray) -> pandas.Series:
 def _mask_misfit(frame: pandas.DataFrame) -> pandas.Series:
     """Why the mask cannot be laid over the image, null where it can, where there is none, or no image to lay it on."""
     aspect, mask_aspect = frame["width"] / frame["height"], frame["mask_width"] / frame["mask_height"]
-    apart = (np.abs(aspect / mask_aspect - 1) > ASPECT_TOLERANCE).to_numpy(dtype=bool)
+    apart = (np.abs(aspect / mask_aspect - 1) > ASPECT_TOLERANCE) & frame["mask_error"].isna()
+    sizes = frame.loc[apart, ["mask_width", "mask_height", "width", "height"]].astype(int)
     reason = frame["mask_error"].astype(object)
-    sizes = frame[["mask_width", "mask_height", "width", "height"]]
-    for row in np.flatnonzero(apart & reason.isna().to_numpy()):
-        mask_width, mask_height, width, height = sizes.iloc[row].astype(int)
-        reason.iloc[row] = f"mask of {mask_width}x{mask_height} does not fit the image of {width}x{height}"
+    reason[apart] = [f"mask of {a}x{b} does not fit the image of {c}x{d}" for a, b, c, d in sizes.to_numpy().tolist()]
     return reason
 
 
