@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -37,8 +37,9 @@ class Indexed(BaseMaterializer):
     def put_files(self, files: Mapping[str, bytes]) -> None:
         self._index = stored.write_files(self.artifact_store, self.uri, files)
 
-    def put_folder(self, root: Path) -> None:
-        self._index = stored.write_folder(self.artifact_store, self.uri, root)
+    def put_folder(self, root: Path, paths: Iterable[Path]) -> None:
+        """Store files that lie below ``root``. Named one by one: the folder of a loaded artifact holds others too."""
+        self._index = stored.write_folder(self.artifact_store, self.uri, root, paths)
 
     def get_file(self, name: str) -> bytes:
         return stored.read_file(self.artifact_store, self.uri, name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ class BundleMaterializer(Indexed):
     ASSOCIATED_ARTIFACT_TYPE: ClassVar[ArtifactType] = ArtifactType.MODEL
 
     def save(self, data: Bundle) -> None:
-        self.put_folder(data.root)
+        self.put_folder(data.root, data.files())
 
     def load(self, data_type: type[Bundle]) -> Bundle:
         return Bundle.open(self.get_folder())
@@ -43,10 +42,10 @@ class IncumbentMaterializer(Indexed):
 
     def save(self, data: Incumbent) -> None:
         with tempfile.TemporaryDirectory(prefix="medflow-") as folder:
-            (Path(folder) / self.CHALLENGE).write_text(data.challenge.model_dump_json())
-            if data.bundle:
-                shutil.copytree(data.bundle.root, Path(folder) / self.FOLDER)
-            self.put_folder(Path(folder))
+            root = Path(folder)
+            (root / self.CHALLENGE).write_text(data.challenge.model_dump_json())
+            copied = data.bundle.copy_to(root / self.FOLDER).files() if data.bundle else ()
+            self.put_folder(root, (root / self.CHALLENGE, *copied))
 
     def load(self, data_type: type[Incumbent]) -> Incumbent:
         root = self.get_folder()

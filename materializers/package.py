@@ -16,7 +16,7 @@ class PackageMaterializer(Indexed):
     ASSOCIATED_ARTIFACT_TYPE: ClassVar[ArtifactType] = ArtifactType.SERVICE
 
     def save(self, data: Package) -> None:
-        self.put_folder(data.root)
+        self.put_folder(data.root, data.files())
 
     def load(self, data_type: type[Package]) -> Package:
         root = self.get_folder()

@@ -22,15 +22,13 @@ class PixelsMaterializer(Indexed):
 
     def save(self, data: Pixels) -> None:
         with tempfile.TemporaryDirectory(prefix="medflow-", dir=data.root.parent) as folder:
-            # Links, so that one folder holds exactly the shards of the index: the working folder may hold more.
             root = Path(folder)
             (root / self.FILE).write_text(data.index.model_dump_json())
-            for store in data.index.stores:
-                for shard in (*store.images, *store.masks):
-                    target = root / shard.path
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    _link(data.root / shard.path, target)
-            self.put_folder(root)
+            shards = [shard.path for store in data.index.stores for shard in (*store.images, *store.masks)]
+            for path in shards:
+                (root / path).parent.mkdir(parents=True, exist_ok=True)
+                _link(data.root / path, root / path)
+            self.put_folder(root, (root / path for path in (self.FILE, *shards)))
 
     def load(self, data_type: type[Pixels]) -> Pixels:
         root = self.get_folder()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -561,6 +562,17 @@ class Bundle(Whole):
             )
         return cls(root=Path(root), card=ModelCard.model_validate_json(path.read_text()))
 
+    def files(self) -> tuple[Path, ...]:
+        """The files that make up the bundle; a folder in a store may hold others beside them."""
+        return (self.root / self.CARD, self.weights, self.golden)
+
+    def copy_to(self, folder: Path) -> Self:
+        """The same bundle in another folder, which is made."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in self.files():
+            shutil.copyfile(path, folder / path.name)
+        return replace(self, root=folder)
+
     def write_card(self) -> Self:
         """Write ``card.json`` (temporary name, then rename) and return this bundle."""
         part = self.root / f".{self.CARD}.part"
@@ -648,6 +660,9 @@ class Package(Whole):
     @property
     def bento(self) -> Path:
         return self.root / self.facts.file
+
+    def files(self) -> tuple[Path, ...]:
+        return (self.root / self.FACTS, self.bento)
 
 
 class PackageFacts(Record):

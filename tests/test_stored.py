@@ -30,7 +30,7 @@ def _write(store, uri: str, tmp_path: Path) -> stored.Index:
     (root / "a.bin").write_bytes(b"a" * 1000)
     (root / "deep" / "er" / "b.bin").write_bytes(bytes(range(256)) * 40)
     (root / "empty").write_bytes(b"")
-    return stored.write_folder(store, uri, root)
+    return stored.write_folder(store, uri, root, [path for path in root.rglob("*") if path.is_file()])
 
 
 def test_whole(store, uri, tmp_path):

@@ -62,8 +62,7 @@ def find(reference: str) -> ModelVersion:
 def bundle(reference: str, to: Path) -> Bundle:
     """A copy of the model's bundle in ``to``."""
     found: Bundle = _artifact(_response(reference), "chosen").load()
-    shutil.copytree(found.root, to, dirs_exist_ok=True)
-    return Bundle.open(to)
+    return found.copy_to(to)
 
 
 def package(reference: str, to: Path) -> Package:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import posixpath
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,9 +49,9 @@ class Index(Record):
         return json.dumps(self.model_dump(mode="json"), indent=0, sort_keys=True).encode()
 
 
-def write_folder(store: BaseArtifactStore, uri: str, root: Path) -> Index:
-    """Copy every file below ``root`` to ``uri`` and write the index last."""
-    paths = sorted(path for path in root.rglob("*") if path.is_file())
+def write_folder(store: BaseArtifactStore, uri: str, root: Path, paths: Iterable[Path]) -> Index:
+    """Copy files that lie below ``root`` to ``uri``, and write the index last."""
+    paths = sorted(paths)
 
     def send(path: Path) -> Entry:
         relative = path.relative_to(root).as_posix()
