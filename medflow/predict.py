@@ -9,12 +9,13 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from pydantic import Field
 
 from medflow.decisions import decide, probabilities
 from medflow.errors import DataError, ImageError
@@ -36,7 +37,7 @@ class Prediction(Record):
 
     path: str
     sha256: str = ""
-    probabilities: dict[str, float] = {}
+    probabilities: Mapping[str, float] = Field(default_factory=dict)
     """``<head>.<label>`` → 0 to 1."""
     decision: str = ""
     """The class, or the labels at or above their thresholds, joined by ``|``."""
@@ -55,6 +56,10 @@ class Predicted(Record):
     images: int
     failed: int
     rows: tuple[Prediction, ...]
+
+    def __str__(self) -> str:
+        answered = f"{self.images - self.failed} of {self.images} images answered by {self.model}: {self.table}"
+        return "\n".join([answered, *(f"{row.path}: {row.error}" for row in self.rows if row.error)])
 
 
 def predict(bundle: Bundle, images: Sequence[Path], out: Path) -> Predicted:

@@ -47,8 +47,12 @@ class Server:
         self.stop()
 
     def wait(self) -> int:
-        """Until the process ends by itself; its exit code."""
-        return self.process.wait()
+        """Until the process ends by itself; its exit code. A SIGTERM meanwhile ends this process as an exit does."""
+        before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+        try:
+            return self.process.wait()
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
     def stop(self) -> None:
         """End the process and its workers: asked first, killed after STOP_SECONDS. Harmless when it has ended."""
