@@ -9,7 +9,8 @@ import pytest
 
 from medflow.config.reading import load
 from medflow.errors import MedflowError
-from medflow.platform import registry, runs, stack, trackers, verify
+from medflow.lineage import chain
+from medflow.platform import lineage, registry, runs, stack, trackers, verify
 from medflow.platform.outcomes import RunOutcome
 
 UNCACHED = {"resolve", "incumbent", "promote", "record"}
@@ -101,6 +102,15 @@ def test_model_version_links_everything_from_data_to_bento(first):
     found = registry.find(first.model)
     assert found.stages == ("production",)
     assert registry.find("production").ref == first.model
+
+
+def test_lineage_goes_from_the_package_back_to_the_source_by_content(first, second):
+    for outcome in (first, second):
+        run = stack.client().get_pipeline_run(outcome.run_id)
+        found = {item.artifact for item in chain(lineage.of_run(run), "package", "package")}
+        assert found >= {"package", "chosen", "selected", "trained", "train", "val", "normalization", "pixels", "source"}
+        # Test rows judge the package and go into its model card; they never reach what was trained or chosen.
+        assert "test" not in {item.artifact for item in chain(lineage.of_run(run), "choose", "chosen")}
 
 
 def test_mlflow_alias_follows_the_stage(first):

@@ -12,7 +12,10 @@ from pathlib import Path
 from medflow.datasets._spec import DatasetSpec, Listing, Planted, Row
 from medflow.errors import ConfigError
 
-__all__ = ["DatasetSpec", "Listing", "Planted", "Row", "get", "module_of", "names"]
+DEMONSTRATION = "phantom"
+"""The generated dataset that `medflow demo` runs."""
+
+__all__ = ["DEMONSTRATION", "DatasetSpec", "Listing", "Planted", "Row", "get", "module_of", "names"]
 
 
 def names() -> tuple[str, ...]:

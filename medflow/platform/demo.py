@@ -9,14 +9,14 @@ from pathlib import Path
 from urllib.request import Request, urlopen
 from uuid import uuid4
 
-from medflow import twins
+from medflow import datasets, twins
 from medflow.config.reading import load
 from medflow.package import start_server
 from medflow.platform import registry, runs
 from medflow.platform.outcomes import DemoOutcome
 from medflow.records import Generated
 
-DATASET = "phantom"
+DATASET = datasets.DEMONSTRATION
 ANSWER_SECONDS = 30.0
 
 
@@ -64,5 +64,5 @@ def _commands(reference: str) -> tuple[str, ...]:
         f".venv/bin/medflow serve {reference}",
         f".venv/bin/medflow report {reference}",
         f".venv/bin/medflow promote {reference} --explain",
-        ".venv/bin/medflow run chest_xray_pneumonia --source FOLDER",
+        ".venv/bin/medflow datasets",
     )

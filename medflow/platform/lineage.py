@@ -1,29 +1,10 @@
-"""From which content a result came, resolved by content hash.
-
-A step that was taken from the cache names the artifacts that it read when it ran, which can be older
-versions of equal content. So lineage follows content hashes, not artifact ids: two versions with the same
-hash are one node.
-"""
+"""The lineage of a run, read from ZenML (`medflow.lineage` says what it means)."""
 
 from __future__ import annotations
 
 from zenml.models import ArtifactVersionResponse, PipelineRunResponse, StepRunResponse
 
-from medflow.records import Record
-
-
-class Ancestor(Record):
-    """One artifact that a run made or took from the cache."""
-
-    artifact: str
-    content: str
-    """Content hash, the first 12 digits shown in tables."""
-    step: str
-    made_in: str
-    """Id of the run that made it; this run, or the earlier one that a cached step came from."""
-    cached: bool
-    came_from: tuple[str, ...]
-    """Content hashes of what its step read."""
+from medflow.lineage import Ancestor
 
 
 def of_run(run: PipelineRunResponse) -> tuple[Ancestor, ...]:
@@ -32,22 +13,6 @@ def of_run(run: PipelineRunResponse) -> tuple[Ancestor, ...]:
     return tuple(
         _ancestor(step, output, versions[0]) for step in steps for output, versions in sorted(step.outputs.items())
     )
-
-
-def chain(run: PipelineRunResponse, step: str, output: str) -> tuple[Ancestor, ...]:
-    """All that one artifact of a run came from, itself first."""
-    everything = of_run(run)
-    by_content = {item.content: item for item in everything}
-    start = next(item for item in everything if item.step == step and item.artifact == output)
-    found: dict[str, Ancestor] = {}
-    waiting = [start]
-    while waiting:
-        item = waiting.pop()
-        if item.content in found:
-            continue
-        found[item.content] = item
-        waiting += [by_content[content] for content in item.came_from if content in by_content]
-    return tuple(found.values())
 
 
 def _ancestor(step: StepRunResponse, output: str, version: ArtifactVersionResponse) -> Ancestor:
