@@ -154,7 +154,7 @@ def _pack_item(item: Item, plan: Plan, data: Path, sinks: Sequence[_Sink]) -> Fa
         facts["mode"] = original.mode
         image = preprocess.convert(preprocess.upright(original), plan.specs[0].channels)
     except ImageError as error:
-        return Facts(**facts, error=error.message)
+        return Facts.model_validate(facts | {"error": error.message})
     facts |= measure(image.convert("L")).model_dump()
     mask = None
     if plan.masks and item.mask_path is not None:
@@ -165,7 +165,7 @@ def _pack_item(item: Item, plan: Plan, data: Path, sinks: Sequence[_Sink]) -> Fa
             facts["mask_error"] = error.message
     for sink in sinks:
         sink.append(image, mask)
-    return Facts(**facts)
+    return Facts.model_validate(facts)
 
 
 def _mask_facts(mask: Image.Image) -> dict[str, object]:

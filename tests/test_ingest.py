@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -269,6 +270,17 @@ def test_another_source_or_setting_never_meets_old_chunks(tmp_path: Path) -> Non
     assert other.root != first.root and other.digest() == first.digest()
 
 
+def test_a_listing_that_names_other_files_never_meets_old_chunks(tmp_path: Path) -> None:
+    data = draw(tmp_path / "data", 4)
+    run(data, tmp_path / "work")
+    rows = [_row(data / "images" / f"a0{number}.png", data) for number in (3, 1, 2, 0)]
+    turned = tuple(replace(row, image_id=f"b{place}") for place, row in enumerate(rows))
+    spec = DatasetSpec(card=CARD, listing=lambda root: Listing(turned), twin=twin)
+    manifest, pixels = ingest(source(data), spec, (32,), IngestConfig(), tmp_path / "work", workers=1)
+    first = open_store(pixels, 32).images(manifest.pixel_rows()[:1])[0]
+    assert (first == to_pixels((data / "images" / "a03.png").read_bytes(), pixels.index.stores[0].spec)).all()
+
+
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -393,7 +405,8 @@ def test_near_duplicates_hash_alike_and_others_do_not(tmp_path: Path) -> None:
 def test_a_blank_image_has_plain_facts() -> None:
     facts = measure(Image.new("L", (40, 30), 77))
     assert (facts.mean, facts.std, facts.blur) == (77, 0, 0)
-    assert facts.phash == measure(Image.new("L", (31, 90), 200)).phash
+    hashes = {perceptual_hash(Image.new("L", (31 + value, 90), value)) for value in range(1, 256)}
+    assert hashes == {facts.phash}
 
 
 # -- real samples and their twins ----------------------------------------------------------------
