@@ -17,6 +17,7 @@ import numpy as np
 from numpy.random import Generator
 
 from medflow.datasets._spec import Planted
+from medflow.datasets._synthesis import save
 
 UNKNOWN_LABEL = "Unclear"
 
@@ -162,7 +163,11 @@ def _copy_file(source: Path, target: Path) -> None:
 
 
 def _repaint(path: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
-    cv2.imwrite(str(path), change(cv2.imread(str(path), cv2.IMREAD_UNCHANGED)))
+    data = np.frombuffer(path.read_bytes(), dtype=np.uint8)
+    # OpenCV reads BGR where `save` takes RGB; in a radiograph the three are equal.
+    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    assert image is not None, path
+    save(path, change(image))
 
 
 def _turned(image: np.ndarray) -> np.ndarray:

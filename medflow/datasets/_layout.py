@@ -17,7 +17,7 @@ _EXAMPLES = 5
 
 def files_below(folder: Path) -> list[PurePosixPath]:
     """Every file below ``folder``, relative to it and sorted. Links to folders are not followed."""
-    found = []
+    found: list[PurePosixPath] = []
     for where, _, files in os.walk(folder):
         inside = PurePosixPath(Path(where).relative_to(folder).as_posix())
         found.extend(inside / name for name in files)

@@ -120,25 +120,25 @@ def strength(rng: Generator, low: float, high: float) -> float:
     return float(low + (high - low) * rng.beta(2.0, 1.2))
 
 
-def consolidation(rng: Generator, low: float = 0.25, high: float = 0.9) -> Opacity:
+def consolidation(rng: Generator, low: float = 0.55, high: float = 1.0) -> Opacity:
     """A ragged patch, most often low in the lung."""
     return Opacity(
         side=int(rng.choice([-1, 1])),
         across=rng.uniform(0.1, 0.9),
         down=float(rng.beta(3.0, 1.5)),
-        radius=rng.uniform(0.15, 0.30),
+        radius=rng.uniform(0.20, 0.36),
         strength=strength(rng, low, high),
         ragged=1.0,
     )
 
 
-def nodule(rng: Generator, low: float = 0.3, high: float = 0.85) -> Opacity:
+def nodule(rng: Generator, low: float = 0.6, high: float = 1.0) -> Opacity:
     """A round shadow with an edge, anywhere in a lung."""
     return Opacity(
         side=int(rng.choice([-1, 1])),
         across=rng.uniform(0.05, 0.95),
         down=rng.uniform(0.05, 0.85),
-        radius=rng.uniform(0.06, 0.12),
+        radius=rng.uniform(0.08, 0.15),
         strength=strength(rng, low, high),
         ragged=0.0,
     )

@@ -10,12 +10,20 @@ Shapes: every field is float32 (height, width); images leave as uint8 (height, w
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.random import Generator
 
 Field = np.ndarray
+
+
+def save(path: Path, image: np.ndarray) -> None:
+    """Write a gray or RGB uint8 image in the format that the file's name says; same pixels, same bytes."""
+    ordered = image if image.ndim == 2 else image[..., ::-1]
+    _, data = cv2.imencode(path.suffix, ordered)
+    path.write_bytes(data.tobytes())  # not cv2.imwrite: it reports a full disk as False
 
 
 @dataclass(frozen=True)
@@ -118,7 +126,13 @@ class Radiograph:
 
 
 def radiograph(
-    anatomy: Anatomy, pathology: Pathology, scanner: Scanner, shape: tuple[int, int], rng: Generator, *, heart: float = 1.0
+    anatomy: Anatomy,
+    pathology: Pathology,
+    scanner: Scanner,
+    shape: tuple[int, int],
+    rng: Generator,
+    *,
+    heart: float = 1.0,
 ) -> Radiograph:
     """One exposure of one patient. ``rng`` draws what differs from image to image: pose, exposure, noise.
 

@@ -14,21 +14,18 @@ _MIDNIGHT = (1980, 1, 1, 0, 0, 0)
 def read_rows(path: Path, header: Sequence[str]) -> list[tuple[object, ...]] | None:
     """The named columns of the first sheet, one tuple a row; None where it is no workbook or lacks a column."""
     import openpyxl
-    from openpyxl.utils.exceptions import InvalidFileException
 
     try:
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-    except (InvalidFileException, zipfile.BadZipFile, KeyError, OSError):
-        return None
-    try:
+        # From memory, so that no file stays open where the workbook is broken half-way.
+        book = openpyxl.load_workbook(io.BytesIO(path.read_bytes()), data_only=True)
         rows = book.worksheets[0].iter_rows(values_only=True)
-        titles = [str(title).strip().upper() for title in next(rows, ())]
-        if any(name not in titles for name in header):
-            return None
-        places = [titles.index(name) for name in header]
-        return [tuple(row[place] for place in places) for row in rows if len(row) > max(places)]
-    finally:
-        book.close()
+    except Exception:  # a damaged workbook fails in zipfile, zlib, the XML parser or openpyxl, with any of their errors
+        return None
+    titles = [str(title).strip().upper() for title in next(rows, ())]
+    if any(name not in titles for name in header):
+        return None
+    places = [titles.index(name) for name in header]
+    return [tuple(row[place] for place in places) for row in rows]
 
 
 def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

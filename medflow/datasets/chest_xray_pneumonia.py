@@ -13,7 +13,8 @@ The patient is in the file name. ``person<n>_<kind>_<k>`` is image k of one chil
 **for each kind apart**: in the archive's own lists no ``person<n>_bacteria`` and no ``person<n>_virus`` is in
 both train and test (77 and 126 test persons), while 170 bare numbers are in both with differing kinds. So the
 patient is ``person<n>_<kind>``. Healthy children are ``IM-<n>`` or ``NORMAL2-IM-<n>``, two series with
-numbers of their own by the same argument (94 bare numbers in both lists, none with its prefix); what follows is the image's number.
+numbers of their own by the same argument (94 bare numbers in both lists, none with its prefix); the rest of the
+name is the image's number.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ from numpy.random import Generator
 
 from medflow.datasets._faults import Ground, Naming, Written, plant
 from medflow.datasets._layout import files_below, is_image, locate, told
-from medflow.datasets._patients import Shot, Stream, consolidation, exposed, on_all_cores, shots, strength, stream
+from medflow.datasets._patients import Shot, Stream, consolidation, exposed, on_all_cores, shots, stream, strength
 from medflow.datasets._spec import DatasetSpec, Listing, Planted, Row
-from medflow.datasets._synthesis import Pathology
+from medflow.datasets._synthesis import Pathology, save
 from medflow.records import DatasetCard, Generated, HeadSpec
 
 FOLDER = "chest_xray"
@@ -204,8 +205,7 @@ def _write(root: Path, seed: int, shot: Shot, image: Written) -> Written:
     height, width = (int(side) for side in rng.integers(*_SIZES, size=2))
     seen = exposed(seed, shot, (height, width)).image
     is_rgb = rng.random() < 0.1
-    quality = [cv2.IMWRITE_JPEG_QUALITY, 92]
-    cv2.imwrite(str(root / image.path), cv2.merge([seen] * 3) if is_rgb else seen, quality)
+    save(root / image.path, cv2.merge([seen] * 3) if is_rgb else seen)
     return image
 
 

@@ -37,7 +37,7 @@ from medflow.datasets._patients import (
     strength,
 )
 from medflow.datasets._spec import DatasetSpec, Listing, Planted, Row
-from medflow.datasets._synthesis import Pathology
+from medflow.datasets._synthesis import Pathology, save
 from medflow.datasets._workbook import read_rows, write_rows
 from medflow.records import DatasetCard, Finding, Generated, HeadSpec
 
@@ -47,23 +47,24 @@ EXPECTED = f"{FOLDER}/<class>/images/*.png with classes {', '.join(CLASSES)}, or
 HEADER = ("FILE NAME", "FORMAT", "SIZE", "URL")
 
 DIAGNOSIS = HeadSpec(kind="exclusive", name="diagnosis", labels=CLASSES)
-LUNGS = HeadSpec(kind="mask", name="lungs", labels=("lungs",))
+LUNG = HeadSpec(kind="mask", name="lung", labels=("lung",))
 
 CARD = DatasetCard(
     name="covid_radiography",
     title="COVID-19 Radiography Database",
-    heads=(DIAGNOSIS, LUNGS),
+    heads=(DIAGNOSIS, LUNG),
     channels=1,
     grouped_by="near-duplicates",
     kaggle="tawsifurrahman/covid19-radiography-database",
     modality="chest radiograph",
     licence="research use; each source collection has its own terms",
     citation=(
-        "Chowdhury et al., IEEE Access 8 (2020) 132665; Rahman et al., Computers in Biology and Medicine 132 (2021) 104319"
+        "Chowdhury et al., IEEE Access 8 (2020) 132665; "
+        "Rahman et al., Computers in Biology and Medicine 132 (2021) 104319"
     ),
     limits=(
-        "Classes come from different collections (nearly all Viral Pneumonia from one of children), so a model can tell "
-        "them by their source; patients are unknown."
+        "Whole classes come from one collection each (every Viral Pneumonia image from one of children), "
+        "so a model can tell classes by their source; patients are unknown."
     ),
 )
 
@@ -138,7 +139,12 @@ def _sources(base: Path, drawers: _Drawers) -> tuple[dict[str, str], tuple[Findi
         sources.update({str(name).strip().lower(): str(url).strip() for name, _, _, url in rows if name and url})
     stems = {path.stem.lower() for path in drawers.images}
     return sources, (
-        *told("metadata_unreadable", f"sheets without the columns {', '.join(HEADER)}", unreadable, "warning"),
+        *told(
+            "metadata_unreadable",
+            f"sheets that cannot be read, or lack a column of {', '.join(HEADER)}",
+            unreadable,
+            "warning",
+        ),
         *told("metadata_without_image", "names in the sheets without an image", sources.keys() - stems),
         *told("image_without_metadata", "images without a line in the sheets", stems - sources.keys()),
     )
@@ -235,8 +241,8 @@ def _write(root: Path, seed: int, shot: Shot, image: Written) -> Written:
     is_rgb = shot.patient.label == "Viral Pneumonia" and shot.index % 10 == 0
     picture = cv2.merge([seen.image] * 3) if is_rgb else seen.image
     mask = cv2.resize(seen.lungs * 255, (MASK_SIZE, MASK_SIZE), interpolation=cv2.INTER_NEAREST)
-    cv2.imwrite(str(root / image.path), picture)
-    cv2.imwrite(str(root / str(image.mask_path)), cv2.merge([mask] * 3))
+    save(root / image.path, picture)
+    save(root / str(image.mask_path), cv2.merge([mask] * 3))
     return image
 
 
