@@ -13,10 +13,13 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+import psutil
 
 from medflow.errors import ServingError
 from medflow.home import home as medflow_home
@@ -37,6 +40,8 @@ class Server:
     log: Path
     process: subprocess.Popen[bytes]
     scratch: Path
+    workers: list[psutil.Process] = field(default_factory=list)
+    """What the process started, as seen when the service was ready; each is a session of its own."""
 
     def __enter__(self) -> Self:
         return self
@@ -56,13 +61,15 @@ class Server:
 
     def stop(self) -> None:
         """End the process and its workers: asked first, killed after STOP_SECONDS. Harmless when it has ended."""
-        _signal(self.process, signal.SIGTERM)
+        self.workers += _descendants(self.process)
+        self.process.terminate()
         try:
             self.process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            pass
-        _signal(self.process, signal.SIGKILL)  # whatever is left of the group
-        self.process.wait()
+            self.process.kill()
+            self.process.wait()
+        _kill(self.workers)  # none is left after an orderly end, all after a kill
+        psutil.wait_procs(self.workers, timeout=STOP_SECONDS)
         shutil.rmtree(self.scratch, ignore_errors=True)
 
     def last_lines(self, count: int = LOG_LINES) -> str:
@@ -131,6 +138,7 @@ def _wait_ready(server: Server, seconds: float) -> None:
             raise _failed(server, f"the service ended with exit code {server.process.returncode}")
         status, answer = _ask(f"{server.url}/readyz")
         if status == 200:
+            server.workers = _descendants(server.process)
             return
         if "golden" in answer:  # it will not become ready by waiting
             break
@@ -180,8 +188,15 @@ def _free_port(address: str, port: int) -> int:
         return trial.getsockname()[1]
 
 
-def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+def _descendants(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
     try:
-        os.killpg(process.pid, number)
-    except (ProcessLookupError, PermissionError):
-        pass
+        return psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _kill(workers: list[psutil.Process]) -> None:
+    """psutil knows a process by number and start time, so a number taken over by another is left alone."""
+    for worker in workers:
+        with suppress(psutil.NoSuchProcess):
+            worker.kill()
