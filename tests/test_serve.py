@@ -1,0 +1,313 @@
+"""The service, over HTTP from a real Bento: right answers, and a 4xx with a hint for whatever else it is sent."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import socket
+import struct
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
+
+import handmade
+import httpx
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from medflow import door
+from medflow.door import MAX_BODY_BYTES, MAX_IN_FLIGHT, PREDICT, Door
+from medflow.package import package, start_server
+from medflow.records import PixelSpec
+from medflow.server import Server
+
+SECRET = "Jane-Doe-1970"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    work = tmp_path_factory.mktemp("serve")
+    bundle = handmade.bundle(work / "bundle")
+    made = package(bundle, handmade.evaluation(bundle), work=work / "work")
+    with start_server(made, home=work / "home", log=work / "serve.log") as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=60) as http:
+        yield http
+
+
+def post(client: httpx.Client, data: bytes, name: str = f"{SECRET}.png") -> httpx.Response:
+    return client.post(PREDICT, files={"image": (name, data)})
+
+
+def refused(response: httpx.Response, status: int) -> str:
+    """Asserts a one-line JSON error with a hint; gives the message."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    body = response.json()
+    assert set(body) == {"error", "hint"}
+    assert body["error"]
+    assert body["hint"]
+    assert "\n" not in response.text
+    return body["error"]
+
+
+@pytest.fixture(autouse=True)
+def _lives_on(client: httpx.Client) -> Iterator[None]:
+    yield
+    assert post(client, handmade.image_file(200)).json()["decision"] == "bright"
+
+
+# -- answers -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "BMP"])
+def test_predict(client: httpx.Client, kind: str) -> None:
+    answer = post(client, handmade.image_file(120, kind=kind)).json()
+    assert answer["head"] == "diagnosis"
+    assert answer["classes"] == ["dark", "bright"]
+    # (128 - 120) / 8 = 1 logit to each side, temperature 2: softmax([0.5, -0.5])
+    assert answer["probabilities"]["dark"] == pytest.approx(1 / (1 + np.exp(-1.0)), abs=0.01)
+    assert sum(answer["probabilities"].values()) == pytest.approx(1.0)
+    assert answer["decision"] == "dark"
+    assert answer["model"]["name"] == "handmade/threshold"
+    assert answer["model"]["variant"] == "onnx"
+
+
+def test_the_mask_is_a_png_of_the_frame(client: httpx.Client) -> None:
+    image = np.zeros((64, 64), dtype=np.uint8)
+    image[:, 32:] = 255
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "PNG")
+    mask = post(client, stream.getvalue()).json()["mask"]
+    assert (mask["label"], mask["width"], mask["height"], mask["threshold"]) == ("lung", 32, 32, 0.5)
+    found = np.asarray(Image.open(io.BytesIO(base64.b64decode(mask["png"]))))
+    assert found.shape == (32, 32)
+    assert (found[:, :15] == 0).all()
+    assert (found[:, 17:] == 255).all()
+    assert mask["fraction"] == pytest.approx(0.5, abs=0.05)
+
+
+def test_info_health_and_metrics(client: httpx.Client) -> None:
+    info = client.get("/model/info").json()
+    assert info["package"]["tag"] == f"handmade:{info['version']}"
+    assert info["package"]["digest"].startswith(info["version"])
+    assert info["card"]["preprocess"]["pixels"]["height"] == 32
+    assert info["digest"] == post(client, handmade.image_file(1)).json()["model"]["digest"]
+    assert client.get("/livez").status_code == 200
+    assert client.get("/readyz").status_code == 200
+    metrics = client.get("/metrics").text
+    assert 'endpoint="/predict"' in metrics
+    assert "adaptive_batch_size" in metrics
+
+
+def test_every_caller_gets_their_own_answer(client: httpx.Client) -> None:
+    """Requests are scored together, so a mix-up of rows would show here."""
+    grays = [int(gray) for gray in np.random.default_rng(0).integers(0, 256, 120)]
+    with ThreadPoolExecutor(24) as pool:
+        answers = list(pool.map(lambda gray: post(client, handmade.image_file(gray)), grays))
+    assert {answer.status_code for answer in answers} == {200}
+    for gray, answer in zip(grays, answers, strict=True):
+        expected = 1 / (1 + np.exp(-(gray - 128) / 8))
+        assert answer.json()["probabilities"]["bright"] == pytest.approx(expected, abs=1e-5)
+
+
+# -- hostile requests ----------------------------------------------------------------------------
+
+
+def _png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def _png(width: int, height: int, *chunks: bytes) -> bytes:
+    header = _png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + _png_chunk(b"IEND", b"")
+
+
+HUGE = 300 * 2**20
+BROKEN = {
+    "text": b"this is no image",
+    "cut": handmade.image_file(9)[:50],
+    "cut jpeg": handmade.image_file(9, kind="JPEG", size=(400, 400))[:-400],
+    "html": b"<html></html>" * 50,
+    "zeros": bytes(1000),
+    "signature alone": b"\x89PNG\r\n\x1a\n",
+    "bomb by its header": _png(60_000, 60_000, _png_chunk(b"IDAT", zlib.compress(bytes(1000)))),
+    "no width": _png(0, 10, _png_chunk(b"IDAT", zlib.compress(bytes(10)))),
+    "bomb in its text": _png(
+        8, 8, _png_chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(HUGE), 9)), _png_chunk(b"IDAT", b"x")
+    ),
+    "svg": b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>',
+    "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n",
+}
+
+
+@pytest.mark.parametrize("data", BROKEN.values(), ids=BROKEN)
+def test_what_is_no_image_is_refused(client: httpx.Client, data: bytes) -> None:
+    refused(post(client, data), 422)
+
+
+def test_a_request_without_an_image_is_refused(client: httpx.Client) -> None:
+    refused(post(client, b""), 400)
+    refused(client.post(PREDICT), 415)
+    refused(client.post(PREDICT, files={"picture": ("a.png", handmade.image_file(9))}), 400)
+    refused(client.post(PREDICT, json={"image": "a.png"}), 415)
+    refused(client.post(PREDICT, content=handmade.image_file(9), headers={"content-type": "image/png"}), 415)
+    refused(client.get(PREDICT), 405)
+    text = b'--b\r\nContent-Disposition: form-data; name="image"\r\n\r\nabc\r\n--b--\r\n'
+    refused(client.post(PREDICT, content=text, headers={"content-type": "multipart/form-data; boundary=b"}), 400)
+
+
+def test_more_than_one_image_is_refused(client: httpx.Client) -> None:
+    files = [("image", ("a.png", handmade.image_file(9))), ("image", ("b.png", handmade.image_file(9)))]
+    assert "more than one" in refused(client.post(PREDICT, files=files), 400)
+
+
+def test_broken_multipart_is_refused(client: httpx.Client) -> None:
+    body = b"--x\r\nContent-Disposition: form-data; name"
+    for kind in (
+        "multipart/form-data",
+        "multipart/form-data; boundary=x",
+        "multipart/form-data; boundary=x; charset=?",
+    ):
+        refused(client.post(PREDICT, content=body, headers={"content-type": f"multipart/form-data{rest}"}), 400)
+
+
+def test_a_body_that_is_too_large_is_refused(client: httpx.Client) -> None:
+    big = bytes(MAX_BODY_BYTES + 1)
+    assert "larger than 32 MiB" in refused(post(client, big), 413)
+
+    def chunks() -> Iterator[bytes]:
+        yield b'--b\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
+        for _ in range(MAX_BODY_BYTES // 2**20 + 2):
+            yield bytes(2**20)
+
+    headers = {"content-type": "multipart/form-data; boundary=b"}
+    assert "larger than 32 MiB" in refused(client.post(PREDICT, content=chunks(), headers=headers), 413)
+
+
+def test_a_declared_size_is_refused_before_the_body_is_there(server: Server) -> None:
+    """A terabyte is promised and a few bytes are sent: the answer comes once the client stops sending."""
+    head = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+    with _connected(server) as stream:
+        stream.sendall(f"{head}Content-Length: {2**40}\r\n\r\n".encode() + b"--b")
+        stream.shutdown(socket.SHUT_WR)
+        stream.settimeout(20)
+        answer = stream.recv(4096)
+    assert answer == b"" or b" 413 " in answer
+
+
+def test_a_client_that_leaves_half_way_does_no_harm(server: Server) -> None:
+    head = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+    for _ in range(5):
+        with _connected(server) as stream:
+            stream.sendall(f"{head}Content-Length: 5000\r\n\r\n".encode() + b"--b\r\nContent-Dis")
+
+
+def test_paths_that_are_not_there(client: httpx.Client) -> None:
+    refused(client.get("/nowhere"), 404)
+    refused(client.post(f"/predict/{SECRET}"), 404)
+    assert SECRET not in client.get("/metrics").text
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.binary(max_size=400), whole=st.booleans())
+def test_no_bytes_cause_a_server_error(server: Server, data: bytes, whole: bool) -> None:
+    body = data
+    if whole:
+        body = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n' + data + b"\r\n--b--\r\n"
+    response = httpx.post(
+        server.url + PREDICT, content=body, headers={"content-type": "multipart/form-data; boundary=b"}, timeout=60
+    )
+    refused(response, response.status_code)
+    assert 400 <= response.status_code < 500
+
+
+def test_nothing_of_an_upload_is_logged(server: Server, client: httpx.Client) -> None:
+    post(client, handmade.image_file(9))
+    post(client, f"not an image of {SECRET}".encode())
+    client.get(f"/{SECRET}")
+    log = server.log.read_text()
+    assert "predict 200" in log
+    assert "predict 422" in log
+    assert SECRET not in log
+    assert "Traceback" not in log
+
+
+def _connected(server: Server) -> socket.socket:
+    parts = urlsplit(server.url)
+    return socket.create_connection((parts.hostname or "", parts.port or 0), timeout=20)
+
+
+# -- the door by itself --------------------------------------------------------------------------
+
+
+class _Open:
+    """A model that is ready."""
+
+    refusal = None
+    pixels = PixelSpec(height=32, width=32, channels=1)
+
+
+def ask(entrance: Door, body: bytes, *, pause: float = 0.0) -> tuple[int, dict[str, str], dict[str, str]]:
+    """One request through a door as ASGI: status, headers, JSON."""
+    sent: list[dict[str, object]] = []
+    kind = b"multipart/form-data; boundary=b"
+    headers = [(b"content-type", kind), (b"content-length", str(len(body)).encode())]
+
+    async def receive() -> dict[str, object]:
+        await asyncio.sleep(pause)
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: dict[str, object]) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": PREDICT, "headers": headers}
+    asyncio.run(entrance(scope, receive, send))
+    start, *rest = sent
+    found = {name.decode(): value.decode() for name, value in start["headers"]}
+    return start["status"], found, json.loads(b"".join(part["body"] for part in rest))
+
+
+def upload(gray: int) -> bytes:
+    head = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
+    return head + handmade.image_file(gray) + b"\r\n--b--\r\n"
+
+
+async def _full(scope: object, receive: object, send: object) -> None:
+    """Answers as BentoML does when its queue would outlast max_latency."""
+    await send({"type": "http.response.start", "status": 503, "headers": []})
+    await send({"type": "http.response.body", "body": b"an unexpected error"})
+
+
+def test_a_full_house_is_told_when_to_come_back() -> None:
+    entrance = Door(_full, _Open())
+    entrance.requests = MAX_IN_FLIGHT
+    status, headers, body = ask(entrance, upload(9))
+    assert (status, headers["retry-after"]) == (503, "1")
+    assert "busy" in body["error"]
+    assert entrance.requests == MAX_IN_FLIGHT
+
+
+def test_a_full_queue_is_told_the_same_and_leaves_no_place_taken() -> None:
+    entrance = Door(_full, _Open())
+    status, headers, body = ask(entrance, upload(9))
+    assert (status, headers["retry-after"]) == (503, "1")
+    assert "busy" in body["error"]
+    assert (entrance.requests, entrance.bytes) == (0, 0)
+
+
+def test_an_upload_that_crawls_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "UPLOAD_SECONDS", 0.05)
+    status, _, body = ask(Door(_full, _Open()), upload(9), pause=5)
+    assert status == 408
+    assert "more than 0.05 s" in body["error"]
