@@ -27,9 +27,7 @@ def resamples(groups: np.ndarray, count: int, seed: int) -> Iterator[np.ndarray]
         yield np.ascontiguousarray(times.T[index], dtype=np.float64)
 
 
-def distribution(
-    measure: Callable[[np.ndarray], np.ndarray], groups: np.ndarray, count: int, seed: int
-) -> np.ndarray:
+def distribution(measure: Callable[[np.ndarray], np.ndarray], groups: np.ndarray, count: int, seed: int) -> np.ndarray:
     """``measure`` (weights (n, r) → (k, r)) under every resample, float64 (k, count)."""
     return np.concatenate([measure(weights) for weights in resamples(groups, count, seed)], axis=1)
 

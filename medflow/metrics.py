@@ -227,11 +227,12 @@ class Ranking:
         self._order = np.argsort(-scores, kind="stable")
         ranked = scores[self._order]
         self._positive = positive[self._order].astype(np.float64)[:, None]
-        self._starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]])) if len(ranked) else None
+        differs = np.concatenate([[True], ranked[1:] != ranked[:-1]])
+        self._starts = np.flatnonzero(differs[: len(ranked)])
 
     def __call__(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(auroc, average precision), float64 (r,) each."""
-        if self._starts is None:
+        if not len(self._starts):
             nothing = np.full(weights.shape[1], np.nan)
             return nothing, nothing
         positive, negative = self._by_score(weights)

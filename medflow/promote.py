@@ -92,7 +92,8 @@ class _Decision:
 
 def _floors(candidate: Evaluation, config: PromoteConfig) -> tuple[list[str], list[str]]:
     """(reached, missed), in words."""
-    reached, missed = [], []
+    reached: list[str] = []
+    missed: list[str] = []
     for floor in config.floors:
         score = candidate.score(floor.metric, head=floor.head, label=floor.label)
         held, words = _floor(score, floor, candidate.confidence)

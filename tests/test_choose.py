@@ -122,7 +122,7 @@ def test_without_variants_the_reference_stays():
 
 
 def test_an_unknown_metric_is_refused():
-    with pytest.raises(ConfigError, match="choose.metric is 'acuracy'"):
+    with pytest.raises(ConfigError, match=r"choose\.metric is 'acuracy'"):
         choose(REFERENCE, [int8()], ChooseConfig(metric="acuracy"))
 
 

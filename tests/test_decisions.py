@@ -107,7 +107,8 @@ def test_the_temperature_is_scipys_optimum():
 def test_unknown_labels_do_not_count():
     logits, targets = exclusive_rows(2.0, rows=500)
     noise = np.random.default_rng(5).normal(size=(200, 3)) * 9
-    padded = np.concatenate([targets, np.full((200, 3), np.nan)])
+    unknown = np.concatenate([np.full((100, 3), np.nan), np.tile([0, 1, np.nan], (100, 1))])
+    padded = np.concatenate([targets, unknown])
     alone = calibrate({"diagnosis": logits}, {"diagnosis": targets}, [EXCLUSIVE])
     beside = calibrate({"diagnosis": np.concatenate([logits, noise])}, {"diagnosis": padded}, [EXCLUSIVE])
     assert alone == beside
@@ -179,9 +180,10 @@ def test_the_mask_threshold_has_the_best_dice():
 
 def test_a_pixel_on_the_cut_is_in_the_mask_whatever_the_temperature():
     for seed in range(20):
-        logits, masks = mask_rows(seed=seed)
-        logits[masks[:, None] > 0] = 2.0
-        logits += np.where(masks[:, None] > 0, 0, np.random.default_rng(seed).normal(size=logits.shape) - 3)
+        _, masks = mask_rows(seed=seed)
+        # Pixels outside reach up to just below the cut at 2, so that no lower cut is as good.
+        outside = np.random.default_rng(seed).uniform(-seed, 1.99, masks.shape)
+        logits = np.where(masks > 0, 2.0, outside)[:, None].astype(np.float32)
         fitted = calibrate({"lung": logits}, {}, [MASK], {"lung": masks})
         scores = probabilities({"lung": logits}, [MASK], fitted.temperatures)
         assert decide(scores, [MASK], fitted.thresholds)["lung"][masks[:, None] > 0].all()

@@ -102,7 +102,7 @@ def test_no_rows_and_foreign_rows_are_refused(bundle, data):
     with pytest.raises(DataError, match="no rows"):
         evaluation.evaluate(bundle, rows.take([]), pixels, QUICK, "val")
     foreign = Manifest(card=rows.card, table=rows.table.drop_columns(["diagnosis.dark"]))
-    with pytest.raises(DataError, match="diagnosis.dark, which the rows of handmade do not have"):
+    with pytest.raises(DataError, match=r"diagnosis\.dark, which the rows of handmade do not have"):
         evaluation.evaluate(bundle, foreign, pixels, QUICK, "val")
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 from medflow import evaluate as evaluating
 from medflow import report
 from medflow.config.sections import EvaluateConfig, PromoteConfig
+from medflow.lineage import Ancestor
 from medflow.promote import promote
 from medflow.records import (
     Challenge,
@@ -193,7 +194,7 @@ def test_the_same_figure_has_the_same_bytes_and_pyplot_stays_out():
 class Links(HTMLParser):
     """Every address that a document would load or lead to, every tag, and whether all tags are closed."""
 
-    VOID = {"meta", "img", "br"}
+    VOID = frozenset({"meta", "img", "br"})
 
     def __init__(self) -> None:
         super().__init__()
@@ -306,15 +307,20 @@ def test_record_pages(evaluated, choice, promotion):
 
 def test_run_page_with_everything_and_with_nothing(evaluated, bundle, data, choice, promotion):
     rows, _ = data
+    pixels = Ancestor(artifact="pixels", content="a" * 64, step="ingest", made_in="run0", cached=True, came_from=())
+    model = Ancestor(
+        artifact="bundle", content="b" * 64, step="train", made_in="run1", cached=False, came_from=("a" * 64, "c" * 64)
+    )
     run = report.RunReport(
         title="tiny, run 1", lead="generated", parts={"train": rows.take(range(20)), "test": rows.take(range(20, 40))},
         findings=Findings(images=40), cards=[bundle.card.model_copy(update={"training": LOG})],
         validation=[evaluated.evaluation], selection=choice, choice=choice, evaluation=evaluated.evaluation,
-        predictions=evaluated.predictions, promotion=promotion,
+        predictions=evaluated.predictions, promotion=promotion, lineage=[pixels, model],
     )  # fmt: skip
     document = stands_alone(report.run_page(run))
     titles = re.findall("<h2>(.*?)</h2>", document)
-    assert titles[:2] == ["Promotion", "On test rows"] and len(titles) == len(set(titles)) == 13
+    assert titles[:2] == ["Promotion", "On test rows"] and len(titles) == len(set(titles)) == 14
+    assert "pixels aaaaaaaaaaaa, other cccccccccccc" in document
     assert "<h2>" not in stands_alone(report.run_page(report.RunReport(title="nothing yet")))
 
 

@@ -91,7 +91,7 @@ def test_altered_or_missing_weights_are_refused(tmp_path: Path):
     with pytest.raises(ArtifactError, match="sha256"):
         scoring.open_scorer(bundle)
     bundle.weights.unlink()
-    with pytest.raises(ArtifactError, match="has no model.onnx"):
+    with pytest.raises(ArtifactError, match=r"has no model\.onnx"):
         scoring.open_scorer(bundle)
 
 

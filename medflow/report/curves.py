@@ -25,9 +25,7 @@ def training_curves(log: TrainingLog) -> Figure:
     plot_axes(scores, title=f"validation {log.monitor}", x="epoch")
     scores.plot(steps, [epoch.val_score for epoch in log.epochs], color=colour(2), marker=".")
     scores.axhline(log.best_score, color=colour(6), linewidth=0.8, linestyle=":", label=f"best {log.best_score:.4f}")
-    plot_axes(rates, title="learning rate", x="epoch").plot(
-        steps, [epoch.lr for epoch in log.epochs], color=colour(4)
-    )
+    plot_axes(rates, title="learning rate", x="epoch").plot(steps, [epoch.lr for epoch in log.epochs], color=colour(4))
     legend(losses)
     legend(scores)
     stages = [epoch.stage for epoch in log.epochs]

@@ -106,7 +106,7 @@ def _spread(size: int, count: int, seed: int) -> np.ndarray:
 
 
 def _labels(manifest: Manifest) -> list[str]:
-    names = [[] for _ in range(len(manifest))]
+    names: list[list[str]] = [[] for _ in range(len(manifest))]
     for head in manifest.card.heads:
         if head.kind == "mask":
             continue

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from medflow.lineage import Ancestor
 from medflow.records import (
     Bundle,
     Choice,
@@ -49,6 +50,7 @@ class RunReport:
     promotion: Promotion | None = None
     pictures: Sequence[Figure] = ()
     """Overlays and montages, drawn beforehand since they need pixels."""
+    lineage: Sequence[Ancestor] = ()
 
 
 def run_page(run: RunReport) -> str:
@@ -71,6 +73,7 @@ def run_page(run: RunReport) -> str:
         html.section("Data", *([parts.parts_of_split(run.parts)] if run.parts else [])),
         html.section("Checks", *_present(parts.findings, run.findings)),
         html.section("Every score on test rows", *_present(parts.all_scores, run.evaluation)),
+        html.section("Lineage", parts.lineage(run.lineage)),
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from medflow.metrics import PER_LABEL
+from medflow.lineage import Ancestor
 from medflow.records import (
     Choice,
     Evaluation,
@@ -34,11 +35,14 @@ def headline(evaluation: Evaluation) -> Html:
 def all_scores(evaluation: Evaluation) -> Html:
     """Every score of every head. What is undefined is a dash, and is told once more in words."""
     undefined = sorted({f"{score.head}: {score.label}" for score in evaluation.scores if np.isnan(score.value)})
+    table = html.table(*_score_table(evaluation.scores, evaluation.confidence))
+    if not undefined:
+        return table
     note = html.text(
         f"A dash is undefined on these rows (a class without positives or negatives) and is left out of the macro "
         f"mean: {', '.join(undefined)}."
     )
-    return html.joined([html.table(*_score_table(evaluation.scores, evaluation.confidence)), note if undefined else ""])
+    return html.joined([table, note])
 
 
 def per_class(evaluation: Evaluation) -> Html:
@@ -196,8 +200,25 @@ def metadata(manifest: Manifest) -> Html:
     return html.table(("column", "values"), rows)
 
 
-def _score_table(scores: Sequence[Score], confidence: float) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+def lineage(ancestors: Sequence[Ancestor]) -> Html:
+    """Every artifact by content, and what it was made from; equal content is one thing, whichever run made it."""
+    names = {item.content: item.artifact for item in ancestors}
     rows = [
+        (
+            item.step,
+            item.artifact,
+            item.content[:12],
+            item.cached,
+            ", ".join(f"{names.get(content, 'other')} {content[:12]}" for content in item.came_from),
+            item.made_in,
+        )
+        for item in ancestors
+    ]
+    return html.table(("step", "artifact", "content", "cached", "made from", "made in run"), rows)
+
+
+def _score_table(scores: Sequence[Score], confidence: float) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+    rows: list[tuple[object, ...]] = [
         (item.head, item.label, item.metric, item.value, _interval(item.low, item.high), item.n) for item in scores
     ]
     return ("head", "label", "metric", "value", f"{confidence:.0%} interval", "images"), rows
