@@ -110,9 +110,7 @@ def folder_fingerprint(folder: Path) -> str:
     """
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
-        raise SourceError(
-            f"the source folder {folder} {what}", hint="check `--source`; an archive has to end in .zip or .tar.gz"
-        )
+        raise SourceError(f"the source folder {folder} {what}", hint="check `--source`")
     try:
         lines = _lines(os.fspath(folder))
     except OSError as error:

@@ -59,6 +59,8 @@ class Planted:
     rest_status: int | None = None
     """The storage answers this to a range request, ``rest_times`` times."""
     rest_times: int = 1_000_000
+    rest_short: bool = False
+    """The storage's rest lacks its last bytes, and its own length says nothing of it."""
 
 
 @dataclass(frozen=True)
@@ -184,9 +186,10 @@ class _Storage(_Handler):
         return int(asked.removeprefix("bytes=").split("-")[0]) if asked and faults.ranges else 0
 
     def send_archive(self, handle: str, archive: bytes, start: int, faults: Planted) -> None:
+        body = archive[start:-10] if start and faults.rest_short else archive[start:]
         self.send_response(206 if start else 200)
         self.send_header("Content-Type", "application/zip")
-        self.send_header("Content-Length", str(len(archive) - start))
+        self.send_header("Content-Length", str(len(body)))
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(archive) - 1}/{len(archive)}")
         if faults.ranges:
@@ -194,7 +197,6 @@ class _Storage(_Handler):
         if not faults.without_checksum:
             self.send_header("x-goog-hash", f"crc32c=AAAAAA==,md5={_md5(archive, wrong=faults.wrong_checksum)}")
         self.end_headers()
-        body = archive[start:]
         if self.kaggle.spend(handle, "cuts"):
             body = body[: len(body) // 2]
             self.close_connection = True

@@ -337,6 +337,13 @@ def test_a_wrong_checksum_keeps_nothing(server: KaggleServer, tmp_path: Path) ->
     assert not list((tmp_path / "to").iterdir())
 
 
+def test_a_wrong_length_keeps_nothing_where_there_is_no_checksum(server: KaggleServer, tmp_path: Path) -> None:
+    server.plant(NAME, cuts=1, rest_short=True, without_checksum=True)
+    with pytest.raises(DownloadError, match="were announced"):
+        kaggle.download(NAME, 3, tmp_path / "to", HASTY)
+    assert not list((tmp_path / "to").iterdir())
+
+
 def test_two_archives_of_one_version_are_never_mixed(server: KaggleServer, tmp_path: Path) -> None:
     server.plant(NAME, cuts=1)
     with pytest.raises(DownloadError):
