@@ -40,7 +40,7 @@ def run(function: Callable[..., None], tasks: Sequence[tuple[Any, ...]], *, work
                 _raise(future)
                 yield places[future]
         finally:
-            executor.shutdown(wait=False, cancel_futures=True)
+            executor.shutdown(wait=True, cancel_futures=True)  # nobody writes any more when this returns
 
 
 def workers_for(images: int) -> int:
