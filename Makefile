@@ -36,6 +36,8 @@ lint: $(INSTALLED)  ## style, types, import rules
 	@$(BIN)/mypy
 
 $(PACKAGES): requirements.lock
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) was not found"; \
+		echo "hint: install Python 3.11, or name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; } >&2
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip sync --python $(BIN)/python --require-hashes requirements.lock

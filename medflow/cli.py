@@ -2,12 +2,13 @@
 
 An error is one line ``error: …`` and one line ``hint: …`` on standard error; the exit code is that of the
 error's class (`medflow.errors`), 2 for a command line that cannot be meant, 70 for what nobody foresaw and
-130 after Ctrl-C. ``--debug``, anywhere, adds the traceback.
+130 after Ctrl-C or SIGTERM. ``--debug``, anywhere, adds the traceback.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -77,7 +78,13 @@ def root(
 
 def main() -> NoReturn:
     """The console script."""
+    # A terminated verb unwinds like an interrupted one, so that no server or worker of its own is left behind.
+    signal.signal(signal.SIGTERM, _interrupt)
     sys.exit(run(sys.argv[1:]))
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -9,6 +9,7 @@ import typer
 
 from medflow.commands import output
 from medflow.commands.verb import JsonOption
+from medflow.errors import ArtifactError, PlatformError
 
 
 def dashboard(
@@ -41,7 +42,6 @@ def verify(as_json: JsonOption = False) -> None:
       medflow verify
       medflow verify --json | jq .damaged
     """
-    from medflow.errors import ArtifactError
     from medflow.platform import verify as platform
 
     found = platform.verify()
@@ -72,7 +72,6 @@ def doctor(as_json: JsonOption = False) -> None:
       medflow doctor --json | jq '.[] | select(.ok | not)'
     """
     from medflow.doctor import examine
-    from medflow.errors import PlatformError
 
     found = examine()
     if as_json:

@@ -10,6 +10,7 @@ import typer
 
 from medflow.commands import output
 from medflow.commands.verb import JsonOption, Model
+from medflow.errors import DataError, ServingError
 
 if TYPE_CHECKING:
     from medflow.platform.outcomes import ModelVersion
@@ -74,7 +75,7 @@ def report(
 
 def predict(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model as `serve` takes it, or a bundle's folder.")],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGES", help="Image files.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES", help="Image files, or folders of them.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for predictions.csv and overlays.")],
     as_json: JsonOption = False,
 ) -> None:
@@ -97,6 +98,10 @@ def predict(
         output.emit_json(predicted.model_dump(mode="json"))
     else:
         output.emit(f"{predicted}")
+    if predicted.failed:
+        raise DataError(
+            f"{predicted.failed} of {predicted.images} images could not be read", hint=f"{predicted.table} says why"
+        )
 
 
 def _bundle(reference: str, scratch: Path) -> Bundle:
@@ -170,7 +175,6 @@ def serve(
       medflow serve covid_radiography@3 --port 3001
       curl -F image=@scan.png http://127.0.0.1:3000/predict
     """
-    from medflow.errors import ServingError
     from medflow.package import start_server
     from medflow.platform import registry
 

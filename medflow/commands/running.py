@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,6 +10,7 @@ import typer
 from medflow.commands import output
 from medflow.commands.settings import read_settings
 from medflow.commands.verb import JsonOption, Settings, Source
+from medflow.errors import ConfigError, PlatformError
 
 if TYPE_CHECKING:
     from medflow.platform.outcomes import RunOutcome
@@ -34,7 +36,9 @@ def demo(as_json: JsonOption = False) -> None:
 
     outcome = platform.demo(say)
     if as_json:
-        output.emit_json({**as_contract(outcome.run), "answer": outcome.answer, "commands": list(outcome.commands)})
+        output.emit_json(
+            {**as_contract(outcome.run), "answer": json.loads(outcome.answer), "commands": list(outcome.commands)}
+        )
         return
     tell_run(outcome.run)
     output.emit(f"\nserved, and answered one request:\n{outcome.answer}\n\nnext:")
@@ -88,7 +92,6 @@ def run(
     """
     reading = read_settings(dataset, settings or (), source)
     _refuse_unknown_place(on)
-    from medflow.errors import PlatformError
     from medflow.platform import runs as platform
     from medflow.progress import say
 
@@ -131,7 +134,6 @@ def runs(
 
 def _refuse_unknown_place(on: str) -> None:
     from medflow.config.places import targets
-    from medflow.errors import ConfigError
 
     known = targets()
     if on not in known:
