@@ -102,8 +102,8 @@ class Door:
         except Refused as refusal:
             status = refusal.status
             await refusal.response()(scope, receive, send)
-        except ClientDisconnect:
-            pass
+        except ClientDisconnect:  # BentoML's timeout waits for an answer, even one that nobody reads
+            await Refused(400, "the upload broke off", hint=CURL).response()(scope, receive, send)
         log.info("predict %d %.1f ms", status, (time.perf_counter() - start) * 1000)
 
     @contextmanager
