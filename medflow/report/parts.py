@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from medflow.metrics import PER_LABEL
 from medflow.lineage import Ancestor
+from medflow.metrics import PER_LABEL
 from medflow.records import (
     Choice,
     Evaluation,
