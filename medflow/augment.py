@@ -39,8 +39,8 @@ class Augmenter:
 
 def changes_anything(config: Augment) -> bool:
     """Whether some transform has a probability above 0; asked before albumentations is imported."""
-    chances = (config.flip, config.vertical_flip, config.rotate, config.brightness_contrast)
-    return any(chances + (config.clahe, config.blur, config.noise, config.coarse_dropout))
+    geometry = (config.flip, config.vertical_flip, config.rotate)
+    return any((*geometry, config.brightness_contrast, config.clahe, config.blur, config.noise, config.coarse_dropout))
 
 
 def _compose(config: Augment) -> albumentations.Compose:

@@ -98,7 +98,9 @@ def encode(checkpoint: Checkpoint) -> bytes:
     """The bytes of a checkpoint; equal checkpoints give equal bytes."""
     parts = {"model": checkpoint.model, "best": checkpoint.best, "optimizer": checkpoint.optimizer}
     tensors = {
-        f"{part}/{name}": tensor.detach().cpu().contiguous() for part, named in parts.items() for name, tensor in named.items()
+        f"{part}/{name}": tensor.detach().cpu().contiguous()
+        for part, named in parts.items()
+        for name, tensor in named.items()
     }
     return save_tensors(tensors, metadata={"position": checkpoint.position.model_dump_json()})
 

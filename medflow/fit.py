@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -36,6 +36,8 @@ from medflow.progress import say
 from medflow.records import EpochLog, HeadSpec, Manifest, Pixels, Preprocess, TrainingLog, content, digest_of
 from medflow.schedule import freeze, lr_at, make_optimizer, training_mode
 from medflow.tracking import Tracker
+
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -125,7 +127,7 @@ class _Fit:
         # A fused optimiser unscales fp16 gradients by itself, and then they could not be clipped.
         optimizer = make_optimizer(self.network, self.stage, fused=self.precision != "16-mixed")
         _fill(optimizer, self.optimizer_state)
-        self.optimizer = self.fabric.setup_optimizers(optimizer)
+        self.optimizer: Any = self.fabric.setup_optimizers(optimizer)
 
     def goes_on(self) -> bool:
         patience = self.stage.patience
@@ -157,7 +159,8 @@ class _Fit:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         terms = self.train.terms(np.concatenate(parts))
-        total, image_ids = torch.zeros((), device=self.fabric.device), []
+        total = torch.zeros((), device=self.fabric.device)
+        image_ids: list[str] = []
         for _ in parts:
             batch = next(loader).to(self.fabric.device)
             image_ids += batch.image_ids
@@ -264,7 +267,8 @@ class _Fit:
         self.saved = time.monotonic()
 
     def _where(self) -> str:
-        return f"stage {self.at.stage + 1} of {len(self.config.stages)}, epoch {self.at.epoch + 1} of {self.stage.epochs}"
+        stage, stages = self.at.stage + 1, len(self.config.stages)
+        return f"stage {stage} of {stages}, epoch {self.at.epoch + 1} of {self.stage.epochs}"
 
     def _say(self, entry: EpochLog, better: bool) -> None:
         say(
@@ -315,7 +319,7 @@ def _diverged(where: str, value: float, image_ids: Sequence[str]) -> TrainingErr
 # -- the machine ---------------------------------------------------------------------------------
 
 
-def _fabric(config: TrainConfig) -> tuple[Fabric, str]:
+def _fabric(config: TrainConfig) -> tuple[Fabric, Precision]:
     """Fabric on one device, and the precision that the config asks for or the hardware has."""
     from lightning_fabric import Fabric
 
@@ -327,7 +331,7 @@ def _fabric(config: TrainConfig) -> tuple[Fabric, str]:
     return Fabric(accelerator=accelerator, devices=1, precision=precision), precision
 
 
-def _precision(config: TrainConfig, accelerator: str) -> str:
+def _precision(config: TrainConfig, accelerator: str) -> Precision:
     if config.precision != "auto":
         return config.precision
     if accelerator == "cpu":
@@ -338,18 +342,19 @@ def _precision(config: TrainConfig, accelerator: str) -> str:
 @contextmanager
 def _reproducible() -> Iterator[None]:
     """Deterministic kernels where torch has them; the caller's generators and settings come back afterwards."""
+    deterministic: Any = torch.utils.deterministic
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS when first used
     was, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    filled = torch.utils.deterministic.fill_uninitialized_memory
+    filled = deterministic.fill_uninitialized_memory
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*deterministic")
         torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # a memset of every tensor, for debugging
+        deterministic.fill_uninitialized_memory = False  # a memset of every tensor, for debugging
         try:
             yield
         finally:
             torch.use_deterministic_algorithms(was, warn_only=warned)
-            torch.utils.deterministic.fill_uninitialized_memory = filled
+            deterministic.fill_uninitialized_memory = filled
 
 
 @contextmanager
@@ -358,9 +363,10 @@ def _explained(config: TrainConfig) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
+        half = max(1, (config.batch_size or 2) // 2)
         raise TrainingError(
             f"the GPU's memory does not hold a batch of {config.batch_size} images",
-            hint=f"set train.batch_size={max(1, (config.batch_size or 2) // 2)} train.accumulate={2 * config.accumulate}",
+            hint=f"set train.batch_size={half} train.accumulate={2 * config.accumulate}",
         ) from error
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):

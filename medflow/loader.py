@@ -131,7 +131,7 @@ def cut(order: np.ndarray, size: int) -> list[np.ndarray]:
             f"there are {len(order)} training rows, and at least 2 are needed",
             hint="give the source more images, or `split.train` a larger share",
         )
-    bounds = list(range(0, len(order), size)) + [len(order)]
+    bounds = [*range(0, len(order), size), len(order)]
     if len(bounds) > 2 and bounds[-1] - bounds[-2] == 1 < size:
         del bounds[-2]
     return [order[start:end] for start, end in itertools.pairwise(bounds)]

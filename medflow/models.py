@@ -8,7 +8,7 @@ in ``config.sections``, and one case in ``_parts``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, cast
+from typing import Any, Literal
 
 import torch
 from pydantic import TypeAdapter
@@ -73,7 +73,7 @@ def build(
         torch.manual_seed(seed)
         network = Network(*_parts(model, heads, preprocess), preprocess)
     _narrow(network, pruned)
-    return cast(Network, network.to(memory_format=torch.channels_last))
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def load(bundle: Bundle) -> Network:
@@ -97,9 +97,7 @@ def load(bundle: Bundle) -> Network:
 
 def tensors_of(network: nn.Module) -> dict[str, Tensor]:
     """The state as safetensors takes it: contiguous, on the CPU, detached from the network."""
-    return {
-        name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in network.state_dict().items()
-    }
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in network.state_dict().items()}
 
 
 def read_config(section: Mapping[str, object]) -> ModelConfig:
@@ -166,8 +164,8 @@ def _timm(
         )
     backbone = _timm_backbone(model, preprocess)
     # After pooling; `num_features` is the width before it, which differs for MobileNetV3 and its like.
-    width = int(getattr(backbone, "head_hidden_size", None) or backbone.num_features)
-    return backbone, {head.name: _classifier(model, width, len(head.labels)) for head in heads}
+    width: Any = getattr(backbone, "head_hidden_size", None) or backbone.num_features
+    return backbone, {head.name: _classifier(model, int(width), len(head.labels)) for head in heads}
 
 
 def _timm_backbone(model: TimmModel, preprocess: Preprocess) -> nn.Module:
@@ -181,7 +179,7 @@ def _timm_backbone(model: TimmModel, preprocess: Preprocess) -> nn.Module:
             f"timm {timm.__version__} has no model {model.name!r}",
             hint=f"nearest names: {', '.join(near)}" if near else "timm.list_models() lists all names",
         )
-    options: dict[str, int] = {"num_classes": 0, "in_chans": preprocess.pixels.channels}
+    options: dict[str, Any] = {"num_classes": 0, "in_chans": preprocess.pixels.channels}
     card = timm.get_pretrained_cfg(model.name)
     if card is not None and card.fixed_input_size:
         options["img_size"] = preprocess.pixels.height

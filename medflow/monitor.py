@@ -41,7 +41,9 @@ class Monitor:
         if metric == "auto":
             metric = ("auroc" if _ranks(targets[label.name]) else LOSS) if label else "dice"
         if metric not in known:
-            raise ConfigError(f"train.monitor is {metric!r}, which no head has", hint=f"expected one of {', '.join(known)}")
+            raise ConfigError(
+                f"train.monitor is {metric!r}, which no head has", hint=f"expected one of {', '.join(known)}"
+            )
         self.name = metric
         self._head = None if metric == LOSS else mask if metric in MASK else label
         self._targets = targets
@@ -96,4 +98,3 @@ def _aggregate(measures: Measures, metric: str, rows: int) -> float:
 def _ranks(targets: np.ndarray) -> bool:
     """Whether any label has both a positive and a negative."""
     return bool(((targets == 1).any(axis=0) & (targets == 0).any(axis=0)).any())
-

@@ -9,7 +9,7 @@ from __future__ import annotations
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -52,6 +52,7 @@ def _from_imagenet(network: Network, model: ModelConfig) -> str:
             hint="set model.pretrained=none, or name a file: model.pretrained=/path/weights.safetensors",
         )
     tensors = load_file(_cached(card.hf_hub_id) or _fetched(card.hf_hub_id, model))
+    options: dict[str, Any] = {"img_size": model.size} if card.fixed_input_size else {}
     # timm knows how this architecture's checkpoint is renamed, and how 3 input channels become 1.
     filled = timm.create_model(
         model.name,
@@ -59,7 +60,7 @@ def _from_imagenet(network: Network, model: ModelConfig) -> str:
         pretrained_cfg_overlay={"state_dict": tensors},
         num_classes=0,
         in_chans=network.mean.shape[1],
-        **({"img_size": model.size} if card.fixed_input_size else {}),
+        **options,
     )
     network.backbone.load_state_dict(filled.state_dict())
     return f"imagenet (timm {card.architecture}.{card.tag})"
@@ -90,7 +91,9 @@ def _fetched(repository: str, model: ModelConfig) -> Path:
         return Path(hf_hub_download(repository, WEIGHTS_FILE, etag_timeout=HUB_SECONDS))
     except (OSError, HfHubHTTPError) as error:
         reason = str(error).splitlines()[0]
-        raise WeightsUnavailable(f"the ImageNet weights of {model.name} could not be fetched: {reason}", hint=hint) from error
+        raise WeightsUnavailable(
+            f"the ImageNet weights of {model.name} could not be fetched: {reason}", hint=hint
+        ) from error
 
 
 def _answers(endpoint: str) -> bool:
@@ -109,7 +112,7 @@ def _answers(endpoint: str) -> bool:
 
 
 def _from_file(backbone: nn.Module, path: Path, model: ModelConfig) -> str:
-    """Strict on the backbone: every tensor must be in the file, in its shape. Others, such as a classifier, are left."""
+    """Strict on the backbone: every tensor must be in the file, in its shape. Others, as a classifier's, are left."""
     if not path.is_file():
         raise WeightsUnavailable(
             f"model.pretrained names {model.pretrained!r}, which is no file",

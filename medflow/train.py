@@ -40,7 +40,8 @@ def train(
     network = models.build(model, heads, preprocess, seed=config.seed)
     weights_from = models.load_pretrained(network, model)
     data = Data(train=rows, val=val, pixels=pixels, heads=heads, preprocess=preprocess)
-    store = Checkpoints(checkpoints, digest_of([__version__, data.digest(), content(model), content(config), weights_from]))
+    identity = digest_of([__version__, data.digest(), content(model), content(config), weights_from])
+    store = Checkpoints(checkpoints, identity)
     tracker.params(_params(model, config, data))
     log = fit(network, data, config, tracker=tracker, checkpoints=store)
     card = ModelCard(

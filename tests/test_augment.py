@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import draw
 
 from medflow.augment import Augmenter, changes_anything
 from medflow.config.sections import Augment
-from tiny import draw
 
 CHANCES = ("rotate", "flip", "vertical_flip", "brightness_contrast", "clahe", "noise", "blur", "coarse_dropout")
 GEOMETRY = Augmenter(Augment(rotate=1.0, rotate_degrees=25, flip=0.5, vertical_flip=0.5))

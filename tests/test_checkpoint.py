@@ -25,7 +25,9 @@ def checkpoint(step: int) -> Checkpoint:
 
 def same(first: Checkpoint, second: Checkpoint) -> bool:
     def equal(a, b):
-        return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) and a[name].dtype == b[name].dtype for name in a)
+        return a.keys() == b.keys() and all(
+            torch.equal(a[name], b[name]) and a[name].dtype == b[name].dtype for name in a
+        )
 
     pairs = ((first.model, second.model), (first.best, second.best), (first.optimizer, second.optimizer))
     return first.position == second.position and all(equal(a, b) for a, b in pairs)
@@ -33,7 +35,10 @@ def same(first: Checkpoint, second: Checkpoint) -> bool:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    loss=st.floats(allow_nan=False), score=st.floats(allow_nan=False), epoch=st.integers(0, 10**5), scale=st.floats(1, 2**24)
+    loss=st.floats(allow_nan=False),
+    score=st.floats(allow_nan=False),
+    epoch=st.integers(0, 10**5),
+    scale=st.floats(1, 2**24),
 )
 def test_a_position_survives_exactly(loss, score, epoch, scale):
     position = Position(
@@ -124,5 +129,3 @@ def test_after_a_fall_back_a_new_checkpoint_is_the_newest(tmp_path):
 
 def test_equal_checkpoints_are_equal_bytes():
     assert encode(checkpoint(3)) == encode(checkpoint(3))
-
-

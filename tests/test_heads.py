@@ -5,12 +5,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import FINDINGS, LABELS, REGION
 from torch.nn import functional as F
 
 from medflow.config.sections import TrainConfig
 from medflow.errors import ConfigError, ModelError
 from medflow.heads import LARGEST_WEIGHT, Objective, class_weights, known_terms, make
-from tiny import FINDINGS, LABELS, REGION
 
 SPECS = (LABELS, FINDINGS, REGION)
 

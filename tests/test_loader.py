@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import tiny
 from medflow.config.sections import Augment
 from medflow.errors import TrainingError
 from medflow.loader import Examples, Pass, batches, cut, plain_batches

@@ -7,18 +7,24 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny import FINDINGS, LABELS, REGION, SIZE, draw, preprocess
 
 from medflow import models
 from medflow.config.sections import MonaiUNet, TimmModel, TrainConfig
 from medflow.errors import ModelError, WeightsUnavailable
 from medflow.heads import Objective
 from medflow.records import ChannelStats, Normalization, PixelIndex, Pixels, PixelSpec, PixelStore, PrunedLayer
-from tiny import FINDINGS, LABELS, REGION, SIZE, draw, preprocess
 
 TIMM = TimmModel(name="test_resnet", size=SIZE, pretrained="none", stats="unit", hidden=(8,))
 UNET = MonaiUNet(size=SIZE, channels=(4, 8, 16), features=8, label_hidden=(8,), label_dropout=(0.1, 0.1))
 CASES = [(TIMM, (LABELS,)), (TIMM, (FINDINGS,)), (TIMM, (LABELS, FINDINGS))]
-CASES += [(UNET, (LABELS,)), (UNET, (FINDINGS,)), (UNET, (REGION,)), (UNET, (LABELS, REGION)), (UNET, (FINDINGS, REGION))]
+CASES += [
+    (UNET, (LABELS,)),
+    (UNET, (FINDINGS,)),
+    (UNET, (REGION,)),
+    (UNET, (LABELS, REGION)),
+    (UNET, (FINDINGS, REGION)),
+]
 EVERY = pytest.mark.parametrize(
     ("model", "heads"), CASES, ids=[f"{model.kind}-{'+'.join(head.kind for head in heads)}" for model, heads in CASES]
 )
@@ -161,8 +167,13 @@ def stores(channels: int) -> tuple[Normalization, Pixels]:
 
 @pytest.mark.parametrize(
     ("stats", "channels", "mean"),
-    [("unit", 1, (0.0,)), ("unit", 3, (0.0,) * 3), ("dataset", 3, (0.1,) * 3), ("imagenet", 3, (0.485, 0.456, 0.406))]
-    + [("imagenet", 1, (0.449,))],
+    [
+        ("unit", 1, (0.0,)),
+        ("unit", 3, (0.0,) * 3),
+        ("dataset", 3, (0.1,) * 3),
+        ("imagenet", 3, (0.485, 0.456, 0.406)),
+        ("imagenet", 1, (0.449,)),
+    ],
 )
 def test_statistics_follow_the_policy(stats, channels, mean):
     model = TimmModel(name="resnet18", size=SIZE, stats=stats)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import random
 import signal
@@ -11,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from safetensors.numpy import load_file
 
-import tiny
 from medflow import models
 from medflow.checkpoint import Checkpoints
 from medflow.config.sections import Augment, MonaiUNet, Stage, TimmModel, TrainConfig
@@ -114,7 +115,9 @@ def test_the_best_weights_are_kept_not_the_last(tmp_path):
     with torch.no_grad():
         logits = network(val.batch(np.arange(len(val))).images)["diagnosis"]
     truth = torch.from_numpy(val.targets["diagnosis"])
-    loss = torch.nn.functional.cross_entropy(logits, truth.argmax(1), weight=torch.tensor(log.class_weights["diagnosis"]))
+    loss = torch.nn.functional.cross_entropy(
+        logits, truth.argmax(1), weight=torch.tensor(log.class_weights["diagnosis"])
+    )
     kept = log.epochs[log.best_epoch - 1]
     weights = torch.tensor(log.class_weights["diagnosis"])[truth.argmax(1)]
     assert float(loss * weights.sum() / len(val)) == pytest.approx(kept.val_loss, rel=1e-4)
@@ -151,7 +154,7 @@ test_train.run(Path(sys.argv[1]), test_train.KILLED)
 
 
 def kill_at(folder: Path, position: str, delay: float) -> None:
-    """Train in a process of its own, and kill it ``delay`` seconds after it has written a checkpoint at ``position``."""
+    """Train in a process of its own, and kill it ``delay`` seconds after a checkpoint at ``position`` or later."""
     here = Path(__file__).parent
     environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(here), str(here.parent))), "OMP_NUM_THREADS": "1"}
     child = subprocess.Popen([sys.executable, "-c", CHILD, str(folder)], env=environment, stderr=subprocess.PIPE)
@@ -281,7 +284,7 @@ def test_learning_rate_is_a_function_of_the_step():
     stage = Stage(epochs=1, lr=1.0, warmup=0.2, lr_min=0.1)
     rates = [lr_at(stage, step, 50) for step in range(50)]
     assert rates[0] == pytest.approx(0.1) and rates[9] == 1.0 and rates[10] == 1.0
-    assert all(later < earlier for earlier, later in zip(rates[10:], rates[11:], strict=False))
+    assert all(later < earlier for earlier, later in itertools.pairwise(rates[10:]))
     assert 0.1 < rates[-1] < 0.11
     flat = stage.model_copy(update={"schedule": "constant", "warmup": 0.0})
     assert {lr_at(flat, step, 50) for step in range(50)} == {1.0}
