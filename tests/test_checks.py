@@ -219,6 +219,27 @@ def test_another_copy_stays_where_the_first_is_left_out_for_another_reason() -> 
     assert kept_ids(checked) == ALL - ids(2)
 
 
+def test_files_that_are_no_images_are_nobodys_copies() -> None:
+    error_page = NO_PIXELS | {"sha256": "e" * 64}
+    checked = check(spoiled({2: error_page, 4: error_page, 7: error_page}), ValidateConfig())
+    assert [item.check for item in checked.findings.findings] == ["unreadable"]
+    assert len(set(checked.kept.column("group"))) == IMAGES // 2
+
+
+def test_blank_images_join_no_groups() -> None:
+    black = {"std": 0.0, "sha256": "b" * 64, "phash": "8" + "0" * 15}
+    checked = check(spoiled({2: black, 4: black}), ValidateConfig())
+    assert kept_ids(checked) == ALL - ids(2, 4)
+    assert len(set(checked.kept.column("group"))) == IMAGES // 2
+
+
+def test_an_exact_copy_is_no_near_duplicate_beside() -> None:
+    near = {"phash": f"{int(good_rows()[2]['phash'], 16) ^ 1:016x}"}
+    checked = check(spoiled({4: near, 6: near | {"sha256": f"{4:064x}"}, 8: COPY_OF_2}), ValidateConfig())
+    assert (finding(checked, "duplicate").count, finding(checked, "near_duplicate").count) == (2, 1)
+    assert finding(checked, "near_duplicate").examples == ("image-04 (near_copy_of image-02)",)
+
+
 def test_unknown_labels_are_neither_conflict_nor_impossible() -> None:
     unknown = {"finding.clear": None, "finding.nodule": None}
     checked = check(spoiled({3: COPY_OF_2 | unknown, 8: unknown}), ValidateConfig())

@@ -330,6 +330,14 @@ def test_a_small_official_val_is_topped_up_from_train_by_group(val: int) -> None
     assert_nothing_shared(manifest, result, 3)
 
 
+def test_topping_up_leaves_placed_groups_in_train() -> None:
+    placed = {f"i{n:06}": "train" for n in range(100)}
+    manifest = classed([0, 1, 2] * 100, official_split=lists(240, 0, 60))
+    role = roles_of(split(manifest, Placement(roles=placed), SplitConfig(official=True)))
+    assert {role[image_id] for image_id in placed} == {"train"}
+    assert Counter(role.values())["val"] == pytest.approx(240 * 0.15 / 0.85, abs=2)
+
+
 def test_the_rule_for_topping_up_is_half_of_the_wanted_share() -> None:
     """200 rows to learn from want 200 × 15 / 85 = 35.3 in val, so 17 are too few and 18 are enough."""
     for val, after in ((17, 35), (18, 18)):

@@ -34,9 +34,9 @@ class Facts:
 def measure(manifest: Manifest, config: ValidateConfig) -> Facts:
     frame = manifest.to_pandas().reset_index(drop=True)
     near = near_duplicate_groups(manifest.column("phash").tolist(), config.near_duplicate_bits)
-    same_bytes, conflicting = _same_bytes(frame, _label_columns(manifest.card))
-    copies = np.where(conflicting, len(frame) + np.arange(len(frame)), same_bytes)
     frame["no_pixels"] = _no_pixels(frame)
+    same_bytes, conflicting = _same_bytes(frame, _label_columns(manifest.card))
+    copies = np.where(conflicting, 2 * len(frame) + np.arange(len(frame)), same_bytes)
     frame["shorter_side"] = frame[["width", "height"]].min(axis=1)
     frame["conflicts_with"] = _another(frame, same_bytes, conflicting)
     frame["copy_of"] = _first_of(frame, copies)
@@ -59,11 +59,14 @@ def _no_pixels(frame: pandas.DataFrame) -> pandas.Series:
 
 
 def _same_bytes(frame: pandas.DataFrame, labels: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Cluster of equal bytes, int64 (N,), and bool (N,): its labels contradict (0 and 1; unknown agrees with both)."""
-    known = frame["sha256"].notna().to_numpy()
+    """Cluster of equal bytes, int64 (N,), and bool (N,): its labels contradict (0 and 1; unknown agrees with both).
+
+    Files that are no images are alone: two that hold the same error page say nothing about patients or labels.
+    """
+    known = (frame["sha256"].notna() & frame["no_pixels"].isna()).to_numpy()
     cluster = np.arange(len(frame))
     cluster[known] = len(frame) + frame.loc[known, "sha256"].factorize()[0]
-    twice = frame.duplicated("sha256", keep=False).to_numpy() & known
+    twice = np.isin(cluster, np.flatnonzero(np.bincount(cluster) > 1))
     conflicting = np.zeros(len(frame), dtype=bool)
     if labels and twice.any():
         by_file = frame.loc[twice, labels].groupby(cluster[twice])

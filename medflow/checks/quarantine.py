@@ -21,18 +21,19 @@ def quarantine(manifest: Manifest, facts: Facts, failing: Mapping[str, np.ndarra
     """The rows that stay, in their order. ``failing`` maps a check to row numbers.
 
     A copy that is left out may be the only sign that two groups are one patient, so their groups are joined in
-    what stays, under the smaller name.
+    what stays, under the smaller name. Blank images and the like, left out for what they are, join nothing.
     """
     clusters = {"duplicate": facts.copies, "near_duplicate": facts.near_copies}
     out = facts.frame["no_pixels"].notna().to_numpy().copy()
     for name, rows in failing.items():
         if severity_of(name, config) == "warning" and name not in (*ONE_STAYS, "mask_mismatched"):
             out[rows] = True
+    sound = ~out
     leaving = [clusters[name] for name in ONE_STAYS if severity_of(name, config) == "warning" and name in failing]
     for cluster in leaving:
         out |= _all_but_first(cluster, out, manifest.column("image_id"))
     unfit = facts.frame["mask_misfit"] if config.mask_mismatched == "warning" else facts.frame["mask_error"]
-    return _with_columns(manifest, _joined_groups(manifest, leaving), unfit).take(np.flatnonzero(~out))
+    return _with_columns(manifest, _joined_groups(manifest, leaving, sound), unfit).take(np.flatnonzero(~out))
 
 
 def _all_but_first(cluster: np.ndarray, out: np.ndarray, image_id: np.ndarray) -> np.ndarray:
@@ -46,14 +47,15 @@ def _all_but_first(cluster: np.ndarray, out: np.ndarray, image_id: np.ndarray) -
     return leave
 
 
-def _joined_groups(manifest: Manifest, clusters: list[np.ndarray]) -> np.ndarray:
-    """Group of each row, (N,), with groups that share a cluster under the smallest name among them."""
+def _joined_groups(manifest: Manifest, clusters: list[np.ndarray], sound: np.ndarray) -> np.ndarray:
+    """Group of each row, (N,): groups whose ``sound`` rows share a cluster get the smallest name among them."""
     group = manifest.column("group")
     names, own = np.unique(group.astype(str), return_inverse=True)
     component = np.arange(len(names))
     for cluster in clusters:
-        _, first, place = np.unique(cluster, return_index=True, return_inverse=True)
-        component = connected(len(names), component[own], component[own[first[place]]])[component]
+        _, first, place = np.unique(cluster[sound], return_index=True, return_inverse=True)
+        groups = component[own[sound]]
+        component = connected(len(names), groups, groups[first[place]])[component]
     smallest = np.full(len(names), len(names))
     np.minimum.at(smallest, component, np.arange(len(names)))
     return names[smallest[component]][own]
