@@ -15,7 +15,7 @@ from medflow.config.sections import ExportConfig, QuantizeConfig
 from medflow.errors import ModelError
 from medflow.export import export_onnx
 from medflow.graph import Graph, check_golden
-from medflow.quantize import quantize, signal_to_noise
+from medflow.quantize import WEIGHTED, quantize, signal_to_noise
 from medflow.records import Bundle, Manifest, Pixels
 
 CONFIG = QuantizeConfig(calibration_images=16)
@@ -64,10 +64,14 @@ def test_normalization_and_outputs_stay_in_float(pair: tuple[Bundle, Bundle]) ->
         if reached.intersection(node.input) and node.op_type != "QuantizeLinear":
             reached.update(node.output)
             before_the_first_quantizer.append(node.op_type)
-    assert {"Cast", "Transpose"} <= set(before_the_first_quantizer)
-    assert "DequantizeLinear" not in before_the_first_quantizer
-    made_by = {name: node.op_type for node in graph.node for name in node.output}
-    assert all(made_by[output.name] != "DequantizeLinear" for output in graph.output)
+    assert before_the_first_quantizer.count("Div") == 2  # by 255, by std
+    assert {"Cast", "Transpose", "Sub"} <= set(before_the_first_quantizer)
+    made_by = {name: node for node in graph.node for name in node.output}
+    for output in graph.output:
+        layer = made_by[output.name]
+        while layer.op_type not in WEIGHTED:
+            layer = made_by[layer.input[0]]
+        assert layer.input[1] not in made_by, f"the weights of {layer.name} are dequantized"
 
 
 def test_metadata_is_kept(pair: tuple[Bundle, Bundle]) -> None:
