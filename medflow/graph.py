@@ -1,7 +1,6 @@
 """Runs the ONNX graph of a bundle: uint8 pixels in, float32 logits by head out. No torch.
 
-Evaluation, ``medflow predict`` and the service all score ONNX bundles through here, so that what was
-measured is what is served.
+The service's way of scoring: ``medflow.scoring`` opens torch bundles too, and so reaches torch.
 """
 
 from __future__ import annotations

@@ -128,9 +128,14 @@ def _build(stage: Path, target: Path, name: str, version: str, pins: dict[str, s
     packages = [f"{item}=={pin}" for item, pin in pins.items()]
     command = [sys.executable, "-c", BUILD, name, version, str(target.absolute()), *packages]
     home.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(
-        command, cwd=stage, env=environment, capture_output=True, text=True, timeout=BUILD_SECONDS, check=False
-    )
+    try:
+        done = subprocess.run(
+            command, cwd=stage, env=environment, capture_output=True, text=True, timeout=BUILD_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ServingError(
+            f"BentoML did not build {name}:{version} in {BUILD_SECONDS} s", hint="run again on a quieter machine"
+        ) from error
     if done.returncode != 0 or not target.is_file():
         last = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
         raise ServingError(f"BentoML could not build {name}:{version}: {last}", hint=f"look into {stage}")

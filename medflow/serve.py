@@ -13,7 +13,7 @@ import io
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import bentoml
 import numpy as np
@@ -251,5 +251,6 @@ def service(root: Path) -> bentoml.Service:
         def predict(self, images: np.ndarray) -> list[Answer]:
             return model.answers(images)
 
-    Medflow.add_asgi_middleware(Door, model=model)
-    return Medflow
+    served = cast("bentoml.Service[Medflow]", Medflow)  # what the decorator makes of the class
+    served.add_asgi_middleware(Door, model=model)
+    return served
