@@ -678,13 +678,16 @@ class PackageFacts(Record):
 
 @dataclass(frozen=True)
 class Incumbent(Whole):
-    """The bundle that holds the stage to challenge; ``bundle`` is None where none does, or the candidate itself."""
+    """The bundle that holds the stage to challenge; ``bundle`` is None where none does, or the candidate itself.
+
+    Only the bundle counts in the digest, since only it is evaluated; the challenge travels beside.
+    """
 
     challenge: Challenge
     bundle: Bundle | None = None
 
     def digest(self) -> str:
-        return digest_of([self.challenge.digest(), self.bundle.digest() if self.bundle else None])
+        return digest_of(self.bundle.digest() if self.bundle else None)
 
 
 class Comparison(Record):

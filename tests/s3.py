@@ -54,7 +54,7 @@ def names(prefix: str = "") -> list[str]:
 
 
 def has_checkpoint() -> bool:
-    return any(name.endswith("latest.json") for name in names("checkpoints/"))
+    return bool(names("checkpoints/"))
 
 
 def _command(folder: Path, port: int) -> list[str]:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 from zenml.enums import ExecutionStatus
 from zenml.models import PipelineRunResponse
 
 from medflow.config.sections import SplitConfig
 from medflow.platform import stack
-from medflow.records import Manifest, Placement, Source
+from medflow.records import Placement, Source, Split
+from medflow.split import placement_of
 
 LOOK_BACK = 50
-Role = Literal["train", "val", "test"]
 
 
 def placement(dataset: str, source: Source, config: SplitConfig) -> Placement:
@@ -55,9 +55,5 @@ def _output(run: PipelineRunResponse, step: str, output: str) -> Any:
 
 
 def _result(run: PipelineRunResponse) -> Placement:
-    roles: dict[str, Role] = {}
-    parts: tuple[Role, ...] = ("train", "val", "test")
-    for role in parts:
-        part: Manifest = _output(run, "split", role).load()
-        roles |= {str(group): role for group in part.column("group")}
-    return Placement(roles=roles)
+    train, val, test = (_output(run, "split", role).load() for role in ("train", "val", "test"))
+    return placement_of(_output(run, "validate", "valid").load(), Split(train=train, val=val, test=test))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from medflow.evaluate import Samples
-from medflow.records import Split
-from medflow.report import curves, html, images, parts
+from medflow.records import Findings, Split
+from medflow.report import html, images, parts
 
 
 def split_page(split: Split) -> str:
@@ -13,8 +13,8 @@ def split_page(split: Split) -> str:
     return html.page(
         "Split",
         f"{sum(map(len, by_role.values())):,} images; no group is in two parts",
-        html.section("Images by label", html.figure(curves.class_balance(by_role))),
         html.section("Parts", parts.parts_of_split(by_role)),
+        html.section("Findings", parts.findings(Findings(findings=split.train.findings))),
     )
 
 
