@@ -18,7 +18,7 @@ def write_twin(name: str, to: Path, generated: Generated) -> Planted:
     """Write the twin of dataset ``name`` to ``to``, a folder that is empty or not there yet.
 
     It is written beside ``to`` and renamed when complete. Returns the faults that were planted.
-    Raises ConfigError for an unknown dataset, for fewer than 24 images, and where ``to`` holds anything.
+    Raises ConfigError for an unknown dataset, fewer than 24 images, a negative seed, and where ``to`` holds anything.
     """
     spec = datasets.get(name)
     if generated.images < FEWEST_IMAGES:
@@ -26,6 +26,8 @@ def write_twin(name: str, to: Path, generated: Generated) -> Planted:
             f"{generated.images} images are too few: every class needs some in each part of the split",
             hint=f"ask for {FEWEST_IMAGES} or more",
         )
+    if generated.seed < 0:
+        raise ConfigError(f"the seed is {generated.seed}", hint="a seed is 0 or above")
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise ConfigError(f"{to.name} already exists and is not empty", hint="name a new folder, or empty this one")
     to.parent.mkdir(parents=True, exist_ok=True)

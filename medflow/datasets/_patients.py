@@ -138,7 +138,7 @@ def nodule(rng: Generator, low: float = 0.6, high: float = 1.0) -> Opacity:
         side=int(rng.choice([-1, 1])),
         across=rng.uniform(0.05, 0.95),
         down=rng.uniform(0.05, 0.85),
-        radius=rng.uniform(0.08, 0.15),
+        radius=rng.uniform(0.10, 0.17),
         strength=strength(rng, low, high),
         ragged=0.0,
     )

@@ -154,8 +154,8 @@ def _posed_grid(shape: tuple[int, int], rng: Generator) -> tuple[Field, Field]:
     height, width = shape
     rows = np.linspace(-1.0, 1.0, height, dtype=np.float32)[:, None]
     columns = np.linspace(-1.0, 1.0, width, dtype=np.float32)[None, :]
-    angle, scale = np.radians(rng.normal(0.0, 2.5)), rng.uniform(0.94, 1.06)
-    shift_x, shift_y = rng.normal(0.0, 0.03, size=2)
+    angle, scale = np.radians(rng.normal(0.0, 3.0)), rng.uniform(0.90, 1.08)
+    shift_x, shift_y = rng.normal(0.0, 0.05, size=2)
     cosine, sine = np.float32(np.cos(angle) / scale), np.float32(np.sin(angle) / scale)
     x, y = columns - np.float32(shift_x), rows - np.float32(shift_y)
     return cosine * x + sine * y, cosine * y - sine * x
@@ -241,11 +241,15 @@ def _clouds(shape: tuple[int, int], rng: Generator, cells: int) -> Field:
 
 
 def _expose(seen: Field, x: Field, y: Field, scanner: Scanner, rng: Generator) -> np.ndarray:
-    """Attenuation to gray values: this exposure's gain, the site's gamma, grid, marker, and noise."""
+    """Attenuation to gray values: this exposure's gain and heel effect, the site's gamma, grid, marker, and noise.
+
+    The uneven light also keeps perceptual hashes of different patients apart, as in life.
+    """
     gain = scanner.gain * rng.uniform(0.95, 1.05)
     gray = 235.0 * np.clip(gain * seen, 0.0, 1.1) ** np.float32(scanner.gamma)
     gray += np.float32(scanner.grid) * np.sin(np.float32(np.pi * scanner.pitch) * x)
-    gray += 6.0 * _clouds(seen.shape, rng, cells=5)
+    heel_x, heel_y = rng.normal(0.0, 10.0, size=2).astype(np.float32)
+    gray += heel_x * x + heel_y * y + 12.0 * _clouds(seen.shape, rng, cells=4)
     right, top = scanner.marker
     letter = (np.abs(x - right) < 0.03) & (np.abs(y - top) < 0.05)
     gray = np.where(letter, 245.0, gray)

@@ -236,9 +236,13 @@ def _naming(counts: Mapping[str, int]) -> Naming:
     return name
 
 
+def _number(image: Written) -> int:
+    return int(PurePosixPath(image.path).stem.rpartition("-")[2])
+
+
 def _write(root: Path, seed: int, shot: Shot, image: Written) -> Written:
     seen = exposed(seed, shot, (IMAGE_SIZE, IMAGE_SIZE))
-    is_rgb = shot.patient.label == "Viral Pneumonia" and shot.index % 10 == 0
+    is_rgb = image.label == "Viral Pneumonia" and _number(image) % 10 == 1
     picture = cv2.merge([seen.image] * 3) if is_rgb else seen.image
     mask = cv2.resize(seen.lungs * 255, (MASK_SIZE, MASK_SIZE), interpolation=cv2.INTER_NEAREST)
     save(root / image.path, picture)
@@ -250,7 +254,7 @@ def _write_sheet(root: Path, label: str, images: Sequence[Written], seed: int) -
     """As in the archive: upper-case NORMAL, and a size that no image has."""
     rng = stream(seed, Stream.LAYOUT, CLASSES.index(label))
     urls, shares = zip(*SOURCES[label].items(), strict=True)
-    ordered = sorted(images, key=lambda image: int(PurePosixPath(image.path).stem.rpartition("-")[2]))
+    ordered = sorted(images, key=_number)
     names = [PurePosixPath(image.path).stem.replace("Normal", "NORMAL") for image in ordered]
     rows = [(name, "PNG", "256*256", str(rng.choice(urls, p=shares))) for name in names]
     write_rows(root / FOLDER / f"{label}.metadata.xlsx", HEADER, rows)

@@ -148,8 +148,8 @@ def twin(root: Path, request: Generated) -> Planted:
 
 def _ill(label: str, rng: Generator) -> Pathology:
     """What a patient of that diagnosis suffers from; effusion and a large heart also come alone."""
-    opacities = [nodule(rng, 0.05, PLAIN)] if rng.random() < 0.3 else []
-    opacities += [consolidation(rng, 0.05, PLAIN)] if rng.random() < 0.3 else []
+    opacities = [nodule(rng, 0.05, PLAIN)] if rng.random() < 0.2 else []
+    opacities += [consolidation(rng, 0.05, PLAIN)] if rng.random() < 0.2 else []
     if rng.random() >= HIDDEN:
         if label == "pneumonia":
             opacities += [consolidation(rng) for _ in range(int(rng.integers(2, 5)))]
