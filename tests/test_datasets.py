@@ -409,6 +409,21 @@ def test_a_damaged_workbook_is_told_not_raised(tmp_path_factory: pytest.TempPath
     assert listing.rows[0].source is None
 
 
+def test_links_are_followed_but_not_in_circles(tmp_path: Path):
+    write_twin("covid_radiography", tmp_path / "twin", Generated(images=24))
+    base = tmp_path / "twin" / FOLDERS["covid_radiography"]
+    plain = datasets.get("covid_radiography").listing(tmp_path / "twin")
+    (base / "COVID").rename(tmp_path / "elsewhere")
+    (base / "COVID").symlink_to(tmp_path / "elsewhere")
+    assert datasets.get("covid_radiography").listing(tmp_path / "twin") == plain
+    (base / "back").symlink_to(base)
+    (tmp_path / "elsewhere" / "across").symlink_to(base / "Normal")
+    (base / "Normal" / "across").symlink_to(tmp_path / "elsewhere")
+    (base / "COVID" / "images" / "COVID-999.png").symlink_to("nowhere")
+    rows = datasets.get("covid_radiography").listing(tmp_path / "twin").rows
+    assert {row.image_id for row in rows} - {row.image_id for row in plain.rows} == {"COVID/COVID-999.png"}
+
+
 @given(parts=st.lists(st.sampled_from(["a", "b.png", "__MACOSX", ".DS_Store"]), min_size=1))
 def test_litter_is_litter_at_any_depth(parts: list[str]):
     assert is_litter(PurePosixPath(*parts)) == ("__MACOSX" in parts or parts[-1] == ".DS_Store")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -16,12 +16,23 @@ _EXAMPLES = 5
 
 
 def files_below(folder: Path) -> list[PurePosixPath]:
-    """Every file below ``folder``, relative to it and sorted. Links to folders are not followed."""
-    found: list[PurePosixPath] = []
-    for where, _, files in os.walk(folder):
-        inside = PurePosixPath(Path(where).relative_to(folder).as_posix())
-        found.extend(inside / name for name in files)
-    return sorted(found)
+    """Every file below ``folder``, relative to it and sorted. Links to folders are followed, but never in a circle.
+
+    A link to nothing counts as a file: an image that cannot be read is for ``validate`` to tell.
+    """
+    return sorted(_walk(os.fspath(folder), PurePosixPath(), frozenset()))
+
+
+def _walk(folder: str, inside: PurePosixPath, above: frozenset[str]) -> Iterator[PurePosixPath]:
+    here = os.path.realpath(folder)
+    if here in above:
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _walk(entry.path, inside / entry.name, above | {here})
+            else:
+                yield inside / entry.name
 
 
 def is_image(path: PurePosixPath) -> bool:
