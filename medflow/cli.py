@@ -50,7 +50,7 @@ VERBS = {
     "doctor": machine.doctor,
 }
 for _name, _verb in VERBS.items():
-    app.command(_name, cls=Verb)(_verb)
+    app.command(_name, cls=Verb)(_verb)  # type: ignore[type-var]
 
 
 @app.callback(invoke_without_command=True)

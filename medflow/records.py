@@ -621,7 +621,9 @@ class Evaluation(Record):
                 if item.metric == metric and item.label == wanted and head in (None, item.head):
                     return item
         known = sorted({f"{item.head}.{item.metric}" for item in self.scores})
-        raise DataError(f"no score {metric!r} for label {label!r}; there is {', '.join(known)}", hint="choose one of them")
+        raise DataError(
+            f"no score {metric!r} for label {label!r}; there is {', '.join(known)}", hint="choose one of them"
+        )
 
 
 class Verdict(Record):

@@ -20,7 +20,6 @@ def evaluate(
     Annotated[HTMLString, "samples_page"],
 ]:
     from medflow import evaluate as evaluation
-
     from medflow.report import views
 
     evaluated = evaluation.evaluate(bundle, rows, pixels, config, role)

@@ -21,7 +21,6 @@ def split(
     Annotated[HTMLString, "balance_page"],
 ]:
     from medflow import split as splitting
-
     from medflow.report import views
 
     parts = splitting.split(valid, placement, config)

@@ -15,7 +15,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 STATE = Path(tempfile.mkdtemp(prefix="medflow-tests-"))
-for name in [name for name in os.environ if name.startswith(("MEDFLOW_HOME", "ZENML_", "MLFLOW_", "KAGGLE", "BENTOML_"))]:
+for name in [
+    name for name in os.environ if name.startswith(("MEDFLOW_HOME", "ZENML_", "MLFLOW_", "KAGGLE", "BENTOML_"))
+]:
     del os.environ[name]
 os.environ["HOME"] = str(STATE)
 os.environ["MEDFLOW_HOME"] = str(STATE / "home")

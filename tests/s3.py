@@ -42,9 +42,7 @@ def server(folder: Path) -> Iterator[str]:
 
 
 def client(url: str):
-    return boto3.client(
-        "s3", endpoint_url=url, aws_access_key_id=KEY, aws_secret_access_key=SECRET, region_name=REGION
-    )
+    return boto3.client("s3", endpoint_url=url, aws_access_key_id=KEY, aws_secret_access_key=SECRET, region_name=REGION)
 
 
 def names(prefix: str = "") -> list[str]:

@@ -31,7 +31,9 @@ def edit(tree: Path) -> Iterator:
     before: dict[Path, str] = {}
 
     def append(module: str, text: str) -> None:
-        path = next(p for p in (_path(tree, module), _path(tree, module).with_suffix("") / "__init__.py") if p.is_file())
+        path = next(
+            p for p in (_path(tree, module), _path(tree, module).with_suffix("") / "__init__.py") if p.is_file()
+        )
         before.setdefault(path, path.read_text())
         path.write_text(path.read_text() + text)
         _forget()
@@ -64,7 +66,7 @@ def reached(tree: Path) -> dict[str, set[str]]:
 def depths(tree: Path, step: str) -> dict[str, int]:
     """Module → number of imports on the shortest way from a step's own modules."""
     sources = code.Sources(tree)
-    found = {module: 0 for module in caching.roots(STEPS[step])}
+    found = dict.fromkeys(caching.roots(STEPS[step]), 0)
     waiting = list(found)
     while waiting:
         module = waiting.pop(0)
@@ -138,8 +140,12 @@ def test_an_edit_of_a_dataset_changes_only_ingest(tree, edit):
 
 def test_docstrings_comments_and_layout_do_not_count(tmp_path):
     first, second = tmp_path / "a.py", tmp_path / "b.py"
-    first.write_text('"""One."""\n\n\nclass A:\n    """Doc."""\n\n    x: int = 1\n    """About x."""\n\n\ndef f(y):\n    return y\n')
-    second.write_text('"""Two."""\nclass A:\n    # about x\n    x: int = 1\ndef f( y ):\n    """Doc."""\n    return y\n')
+    first.write_text(
+        '"""One."""\n\n\nclass A:\n    """Doc."""\n\n    x: int = 1\n    """About x."""\n\n\ndef f(y):\n    return y\n'
+    )
+    second.write_text(
+        '"""Two."""\nclass A:\n    # about x\n    x: int = 1\ndef f( y ):\n    """Doc."""\n    return y\n'
+    )
     assert code.module_digest(first) == code.module_digest(second)
 
 

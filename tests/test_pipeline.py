@@ -104,7 +104,17 @@ def test_lineage_goes_from_the_package_back_to_the_source_by_content(first, seco
     for outcome in (first, second):
         run = stack.client().get_pipeline_run(outcome.run_id)
         found = {item.artifact for item in chain(lineage.of_run(run), "package", "package")}
-        assert found >= {"package", "chosen", "selected", "trained", "train", "val", "normalization", "pixels", "source"}
+        assert found >= {
+            "package",
+            "chosen",
+            "selected",
+            "trained",
+            "train",
+            "val",
+            "normalization",
+            "pixels",
+            "source",
+        }
         # Test rows judge the package and go into its model card; they never reach what was trained or chosen.
         assert "test" not in {item.artifact for item in chain(lineage.of_run(run), "choose", "chosen")}
 

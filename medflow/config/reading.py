@@ -64,10 +64,7 @@ class _Merge:
     def put(self, key: str, value: Any, origin: Origin) -> None:
         """Set one place. Mappings merge, everything else replaces. The key's parent must exist."""
         parent, name = self._parent(key)
-        if isinstance(parent, list):
-            before = parent[int(name)]
-        else:
-            before = parent.get(name)
+        before = parent[int(name)] if isinstance(parent, list) else parent.get(name)
         if isinstance(before, dict) and value is None:
             return  # `train:` with all its lines commented out
         if isinstance(before, dict) and isinstance(value, dict):

@@ -34,7 +34,7 @@ def record(dataset: str, facts: PackageFacts, evaluation: Evaluation, promotion:
         registry.set_stage(version, promotion.stage)
     reference = f"{dataset}@{version.number}"
     mlflow_run = _track(dataset, reference, run, facts, evaluation, promotion)
-    log_metadata({"model": reference, "promoted": promotion.promoted}, run_id_name_or_prefix=run.id)
+    log_metadata(metadata={"model": reference, "promoted": promotion.promoted}, run_id_name_or_prefix=run.id)
     return Recorded(model=reference, run_id=str(run.id), mlflow_run_id=mlflow_run, content_digest=facts.content_digest)
 
 
@@ -48,7 +48,7 @@ def _stamp(
         link_artifact_to_model(artifact, model)
     scores = [score.model_dump(mode="json") for score in registry.headline(evaluation)]
     log_metadata(
-        {
+        metadata={
             "run_id": str(run.id),
             "package_digest": facts.content_digest,
             "bundle_digest": facts.bundle_digest,

@@ -139,7 +139,7 @@ def set_stage(version: ModelVersionResponse, stage: str) -> None:
 
     stack.client().update_model_version(version.model.name, version.id, stage=stage, force=True)
     log_metadata(
-        {f"{stage}_since": datetime.now(UTC).isoformat()},
+        metadata={f"{stage}_since": datetime.now(UTC).isoformat()},
         model_name=version.model.name,
         model_version=str(version.name),
     )

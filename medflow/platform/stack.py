@@ -78,7 +78,7 @@ def _stack(client: Client) -> StackResponse:
     except KeyError:
         return client.create_stack(STACK, components=wanted)
     current = {kind: parts[0].name for kind, parts in stack.components.items()}
-    if current == {kind: name for kind, name in wanted.items()}:
+    if current == wanted:
         return stack
     return client.update_stack(STACK, component_updates={kind: [name] for kind, name in wanted.items()})
 
@@ -109,7 +109,7 @@ def _limit_integrations() -> None:
 
     for name, integration in integration_registry.integrations.items():
         if name not in INTEGRATIONS:
-            integration.activate = classmethod(lambda cls: None)
+            integration.activate = classmethod(lambda cls: None)  # type: ignore
 
 
 def _quiet_console() -> None:

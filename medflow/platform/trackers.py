@@ -57,7 +57,9 @@ def parent_run(dataset: str) -> str:
     if found is None:
         tags = {RUN_TAG: str(run.id), "zenml.pipeline_run": run.name, "medflow.dataset": dataset}
         found = mlflow.create_run(experiment, run_name=run.name, tags=tags)
-    log_metadata({"mlflow_run_id": found.info.run_id, "mlflow_experiment_id": experiment}, run_id_name_or_prefix=run.id)
+    log_metadata(
+        metadata={"mlflow_run_id": found.info.run_id, "mlflow_experiment_id": experiment}, run_id_name_or_prefix=run.id
+    )
     return str(found.info.run_id)
 
 
@@ -101,7 +103,7 @@ class MlflowTracker:
         }
         experiment = self.mlflow.get_run(parent).info.experiment_id
         run = self.mlflow.create_run(experiment, run_name=name, tags=tags)
-        log_metadata({"mlflow_run_id": run.info.run_id, "mlflow_parent_run_id": parent})
+        log_metadata(metadata={"mlflow_run_id": run.info.run_id, "mlflow_parent_run_id": parent})
         return str(run.info.run_id)
 
     def params(self, values: Mapping[str, str | int | float | bool]) -> None:

@@ -19,7 +19,7 @@ def verify() -> Verified:
     size = 0
     damaged = []
     for version in track(versions, what="verify artifacts", total=len(versions)):
-        size += int(version.run_metadata.get("bytes", 0))
+        size += int(str(version.run_metadata.get("bytes", 0)))
         problem = caching.artifact_damage(version, check=stored.full_check)
         if problem:
             damaged.append(_damage(version, problem))
