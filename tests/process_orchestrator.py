@@ -21,6 +21,16 @@ KILL_VARIABLE = "TEST_KILL_STEP"
 SECONDS = 600
 
 
+class LightEntrypoint(StepEntrypointConfiguration):
+    """Without ZenML's imports of everything that is installed, which take longer than most steps."""
+
+    def run(self) -> None:
+        from medflow.platform import stack
+
+        stack.limit_integrations()
+        super().run()
+
+
 class ProcessOrchestrator(BaseOrchestrator):
     def get_orchestrator_run_id(self) -> str:
         return os.environ[RUN_VARIABLE]
@@ -29,7 +39,7 @@ class ProcessOrchestrator(BaseOrchestrator):
         run_id = str(placeholder_run.id)
         for name in snapshot.step_configurations:
             environment = {**os.environ, **step_environments[name], RUN_VARIABLE: run_id}
-            code = _run(StepEntrypointConfiguration, name, snapshot.id, environment)
+            code = _run(LightEntrypoint, name, snapshot.id, environment)
             if code:
                 raise RuntimeError(f"step {name} ended with exit code {code}")
         return None

@@ -51,7 +51,7 @@ def client() -> Client:
 def use_local() -> None:
     """Register what is missing of the local stack and use it in this process."""
     _quiet_console()
-    _limit_integrations()
+    limit_integrations()
     from zenml.client import Client
 
     mlflow_folder().mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ def _component(client: Client, name: str, kind, flavor: str, settings: dict[str,
     return name
 
 
-def _limit_integrations() -> None:
+def limit_integrations() -> None:
     """Keep ZenML from importing torch, scikit-learn and others at every start, which doubles it."""
     from zenml.integrations.registry import integration_registry
 
