@@ -27,13 +27,19 @@ class Ancestor(Record):
 
 
 def chain(ancestors: Sequence[Ancestor], step: str, artifact: str) -> tuple[Ancestor, ...]:
-    """All that one artifact of a run came from, itself first. Raises KeyError where the run has no such artifact."""
-    by_content = {item.content: item for item in ancestors}
-    waiting = [{(item.step, item.artifact): item for item in ancestors}[step, artifact]]
-    found: dict[str, Ancestor] = {}
+    """All that one artifact of a run came from, itself first. Raises KeyError where the run has no such artifact.
+
+    A step that hands on what it was given, as `select` does, makes a second artifact of equal content: both are
+    that node, and what either came from belongs to its history.
+    """
+    by_content: dict[str, list[Ancestor]] = {}
+    for item in ancestors:
+        by_content.setdefault(item.content, []).append(item)
+    waiting = [{(item.step, item.artifact): item for item in ancestors}[step, artifact].content]
+    seen: dict[str, list[Ancestor]] = {}
     while waiting:
-        item = waiting.pop()
-        if item.content not in found:
-            found[item.content] = item
-            waiting += [by_content[content] for content in item.came_from if content in by_content]
-    return tuple(found.values())
+        content = waiting.pop()
+        if content in by_content and content not in seen:
+            seen[content] = by_content[content]
+            waiting += [parent for item in by_content[content] for parent in item.came_from]
+    return tuple(item for items in seen.values() for item in items)

@@ -20,8 +20,8 @@ def evaluate(
     Annotated[HTMLString, "samples_page"],
 ]:
     from medflow import evaluate as evaluation
-    from medflow.report import views
+    from medflow.report import samples
 
     evaluated = evaluation.evaluate(bundle, rows, pixels, config, role)
-    page = views.samples_page(evaluation.samples(bundle, rows, pixels))
+    page = samples.samples_page(evaluation.samples(bundle, rows, pixels))
     return evaluated.evaluation, evaluated.predictions, HTMLString(page)

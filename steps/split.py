@@ -21,7 +21,7 @@ def split(
     Annotated[HTMLString, "balance_page"],
 ]:
     from medflow import split as splitting
-    from medflow.report import views
+    from medflow.report import parting
 
     parts = splitting.split(valid, placement, config)
-    return parts.train, parts.val, parts.test, HTMLString(views.split_page(parts))
+    return parts.train, parts.val, parts.test, HTMLString(parting.split_page(parts))

@@ -57,7 +57,9 @@ def test_first_run_goes_the_whole_way(first):
     assert {"evaluate_test", "evaluate_incumbent", "package", "choose", "prune"} <= set(names)
     assert first.promotion and first.promotion.promoted, first.promotion
     assert {score.metric for score in first.metrics} >= {"auroc", "accuracy", "dice"}
-    assert all(score.low <= score.value <= score.high for score in first.metrics if score.value == score.value)
+    # ECE is biased upwards in every resample, so that its interval can lie above its value.
+    known = [score for score in first.metrics if score.value == score.value and score.metric != "ece"]
+    assert all(score.low <= score.value <= score.high for score in known)
     json.loads(first.model_dump_json())
 
 
@@ -77,6 +79,8 @@ def test_every_run_is_one_mlflow_parent_and_both_name_each_other(first, second):
         assert parent.data.tags["zenml.model"] == outcome.model
         assert parent.info.status == "FINISHED"
         assert any(name.startswith("test/diagnosis/macro/") for name in parent.data.metrics)
+        query = f"tags.`{trackers.RUN_TAG}` = '{outcome.run_id}' and tags.`{trackers.KIND_TAG}` = 'pipeline'"
+        assert len(mlflow.search_runs([parent.info.experiment_id], query)) == 1
 
 
 def test_each_trained_model_is_one_child_run(first):
@@ -91,7 +95,7 @@ def test_each_trained_model_is_one_child_run(first):
 
 
 def test_model_version_links_everything_from_data_to_bento(first):
-    version = stack.client().get_model_version("phantom", first.model.partition("@")[2])
+    version = stack.client().get_model_version("phantom", int(first.model.partition("@")[2]))
     facts = version.run_metadata
     assert set(facts["artifacts"]) == set(registry.LINKED)
     assert all(len(digest) == 64 for digest in facts["digests"].values())
@@ -132,7 +136,7 @@ def test_artifacts_are_whole(first):
 
 @pytest.mark.parametrize("damage", ["deleted", "truncated"])
 def test_a_damaged_artifact_runs_its_step_again(second, damage):
-    run = stack.client().get_pipeline_run(second.run_id)
+    run = stack.client().get_pipeline_run(runs.run(small()).run_id)
     artifact = run.steps["normalize"].outputs["normalization"][0]
     file = Path(artifact.uri) / "record.json"
     if damage == "deleted":

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 RUN_TAG = "zenml.pipeline_run_id"
+#: ``pipeline`` for the parent run of a pipeline run, ``step`` for its children.
+KIND_TAG = "medflow.kind"
 LIMIT = 500
 #: MLflow accepts at most this many parameters in one call.
 BATCH = 100
@@ -55,7 +57,7 @@ def parent_run(dataset: str) -> str:
     experiment = _experiment(mlflow, dataset)
     found = _find(mlflow, experiment, str(run.id))
     if found is None:
-        tags = {RUN_TAG: str(run.id), "zenml.pipeline_run": run.name, "medflow.dataset": dataset}
+        tags = {RUN_TAG: str(run.id), KIND_TAG: "pipeline", "zenml.pipeline_run": run.name, "medflow.dataset": dataset}
         found = mlflow.create_run(experiment, run_name=run.name, tags=tags)
     log_metadata(
         metadata={"mlflow_run_id": found.info.run_id, "mlflow_experiment_id": experiment}, run_id_name_or_prefix=run.id
@@ -64,10 +66,8 @@ def parent_run(dataset: str) -> str:
 
 
 def _find(mlflow: MlflowClient, experiment: str, run_id: str) -> Run | None:
-    found = mlflow.search_runs(
-        [experiment], f"tags.`{RUN_TAG}` = '{run_id}' and tags.`medflow.kind` != 'child'", max_results=1
-    ) or mlflow.search_runs([experiment], f"tags.`{RUN_TAG}` = '{run_id}'", max_results=1)
-    return next((run for run in found if "mlflow.parentRunId" not in run.data.tags), None)
+    query = f"tags.`{RUN_TAG}` = '{run_id}' and tags.`{KIND_TAG}` = 'pipeline'"
+    return next(iter(mlflow.search_runs([experiment], query, max_results=1)), None)
 
 
 def _experiment(mlflow: MlflowClient, name: str) -> str:
@@ -97,7 +97,7 @@ class MlflowTracker:
         context = get_step_context()
         tags = {
             "mlflow.parentRunId": parent,
-            "medflow.kind": "child",
+            KIND_TAG: "step",
             RUN_TAG: str(context.pipeline_run.id),
             "zenml.step_run_id": str(context.step_run.id),
         }
