@@ -23,8 +23,8 @@ demo: $(INSTALLED)  ## generated images through every step, to a model that answ
 test: $(INSTALLED)  ## all tests but the slow ones
 	@$(BIN)/python -m pytest
 
-test-slow: $(INSTALLED)  ## the slow tests, those that need S3 or a browser too
-	@$(BIN)/python -m pytest -m "slow or s3 or browser"
+test-slow: $(INSTALLED)  ## the slow tests, and those that need a browser
+	@$(BIN)/python -m pytest -m "slow or browser"
 
 bench: $(INSTALLED)  ## benchmarks against the peers named in them
 	@$(BIN)/python -m pytest tests/benchmarks -m "slow or not slow"

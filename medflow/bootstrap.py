@@ -44,13 +44,20 @@ def interval(samples: np.ndarray, confidence: float) -> tuple[np.ndarray, np.nda
 
 
 def intervals(
-    measure: Callable[[np.ndarray], np.ndarray], groups: np.ndarray, *, count: int, seed: int, confidence: float
+    measure: Callable[[np.ndarray], np.ndarray],
+    groups: np.ndarray,
+    counted: np.ndarray,
+    *,
+    count: int,
+    seed: int,
+    confidence: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of the interval of each value of ``measure``; NaN where there is one group only, or none.
+    """Ends of the interval of each value of ``measure``; NaN where the rows that count have one group only, or none.
 
     One group resampled is always itself: an interval of no width would claim a certainty that is not there.
+    ``counted`` bool (n,): the rows that ``measure`` is over; a single image with a mask among many is one group.
     """
-    if len(np.unique(np.asarray(groups, dtype=str))) < 2:
+    if len(np.unique(np.asarray(groups, dtype=str)[counted])) < 2:
         values = measure(np.ones((len(groups), 1)))
         return np.full(len(values), np.nan), np.full(len(values), np.nan)
     return interval(distribution(measure, groups, count, seed), confidence)

@@ -139,7 +139,12 @@ def _head_scores(predictions: Predictions, head: HeadSpec, config: EvaluateConfi
     measures = metrics.of_head(predictions, head)
     values = metrics.plain(measures, len(predictions))
     low, high = bootstrap.intervals(
-        measures, predictions.group, count=config.resamples, seed=config.seed, confidence=config.confidence
+        measures,
+        predictions.group,
+        metrics.counted(predictions, head),
+        count=config.resamples,
+        seed=config.seed,
+        confidence=config.confidence,
     )
     return [
         Score(head=head.name, label=label, metric=metric, value=_round(value), low=_round(a), high=_round(b), n=n)

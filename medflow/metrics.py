@@ -72,6 +72,12 @@ def of_head(predictions: Predictions, head: HeadSpec) -> Measures:
     return IndependentMeasures(head, probabilities, targets, predictions.thresholds)
 
 
+def counted(predictions: Predictions, head: HeadSpec) -> np.ndarray:
+    """bool (n,): rows that any metric of a head is over: with a known label, or with a mask."""
+    values = predictions.mask_scores[head.name] if head.kind == "mask" else predictions.targets[head.name]
+    return ~np.isnan(values).all(axis=1)
+
+
 def plain(measures: Measures, rows: int) -> np.ndarray:
     """Each metric with every row counting once, float64 (len(names),)."""
     return measures(np.ones((rows, 1)))[:, 0]

@@ -133,7 +133,12 @@ def _compare_head(candidate: Predictions, incumbent: Predictions, head: HeadSpec
 
     rows = len(candidate)
     low, high = bootstrap.intervals(
-        difference, candidate.group, count=config.resamples, seed=config.seed, confidence=config.confidence
+        difference,
+        candidate.group,
+        metrics.counted(candidate, head),
+        count=config.resamples,
+        seed=config.seed,
+        confidence=config.confidence,
     )
     return Comparison(
         head=head.name,

@@ -15,6 +15,9 @@ from medflow.records import HeadSpec
 GROUPS = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=40)
 
 
+ALL = np.ones(3000, dtype=bool)
+
+
 def mean_of(values: np.ndarray):
     return lambda weights: (values @ weights / weights.sum(axis=0))[None]
 
@@ -43,9 +46,13 @@ def test_images_of_one_patient_do_not_narrow_the_interval():
     values = np.random.default_rng(0).normal(size=60)
     patients = np.arange(60).astype(str)
     options = {"count": 2000, "seed": 0, "confidence": 0.95}
-    low, high = bootstrap.intervals(mean_of(values), patients, **options)
-    copied_low, copied_high = bootstrap.intervals(mean_of(np.repeat(values, 10)), np.repeat(patients, 10), **options)
-    naive_low, naive_high = bootstrap.intervals(mean_of(np.repeat(values, 10)), np.arange(600).astype(str), **options)
+    low, high = bootstrap.intervals(mean_of(values), patients, ALL[:60], **options)
+    copied_low, copied_high = bootstrap.intervals(
+        mean_of(np.repeat(values, 10)), np.repeat(patients, 10), ALL[:600], **options
+    )
+    naive_low, naive_high = bootstrap.intervals(
+        mean_of(np.repeat(values, 10)), np.arange(600).astype(str), ALL[:600], **options
+    )
     assert copied_high - copied_low == pytest.approx(high - low, rel=1e-9)
     assert naive_high - naive_low < 0.5 * (high - low)
 
@@ -56,7 +63,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     for trial in range(200):
         values = rng.normal(size=50)
         low, high = bootstrap.intervals(
-            mean_of(values), np.arange(50).astype(str), count=400, seed=trial, confidence=0.9
+            mean_of(values), np.arange(50).astype(str), ALL[:50], count=400, seed=trial, confidence=0.9
         )
         covered += low[0] <= 0.0 <= high[0]
     # 90 % claimed; a binomial of 200 at 0.9 lies within 0.83 to 0.96 in all but 1 of 1000 runs.
@@ -68,7 +75,16 @@ def test_undefined_resamples_are_left_out_and_one_group_gives_no_interval():
     low, high = bootstrap.interval(samples, 0.5)
     assert (low[0], high[0]) == (1.5, 2.5)
     assert np.isnan([low[1], high[1]]).all()
-    low, high = bootstrap.intervals(mean_of(np.ones(5)), np.array(["one"] * 5), count=100, seed=0, confidence=0.95)
+    options = {"count": 100, "seed": 0, "confidence": 0.95}
+    low, high = bootstrap.intervals(mean_of(np.ones(5)), np.array(["one"] * 5), ALL[:5], **options)
+    assert np.isnan([low, high]).all()
+
+
+def test_one_image_that_counts_among_many_gives_no_interval():
+    """A single mask in eleven images: its Dice is the same in every resample, which is no certainty."""
+    counted = np.arange(11) == 3
+    groups = np.arange(11).astype(str)
+    low, high = bootstrap.intervals(mean_of(np.ones(11)), groups, counted, count=100, seed=0, confidence=0.95)
     assert np.isnan([low, high]).all()
 
 
@@ -80,7 +96,7 @@ def test_a_thousand_resamples_of_three_thousand_rows_take_seconds():
     measures = metrics.IndependentMeasures(head, scores, targets, ())
     start = time.perf_counter()
     low, high = bootstrap.intervals(
-        measures, rng.integers(0, 1200, 3000).astype(str), count=1000, seed=0, confidence=0.95
+        measures, rng.integers(0, 1200, 3000).astype(str), ALL, count=1000, seed=0, confidence=0.95
     )
     seconds = time.perf_counter() - start
     value = metrics.plain(measures, 3000)
