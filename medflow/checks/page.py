@@ -22,7 +22,7 @@ h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; vertical-align: top; padding: .3rem .6rem; border-bottom: 1px solid var(--line); }
 td.number, th.number { text-align: right; white-space: nowrap; }
-td { overflow-wrap: anywhere; }
+td { overflow-wrap: break-word; }
 .error { color: var(--error); font-weight: 600; } .warning { color: var(--warning); font-weight: 600; }
 .info { color: var(--info); } .pass { color: var(--pass); } .fail { color: var(--error); font-weight: 600; }
 svg { width: 100%; max-width: 34rem; height: auto; display: block; } svg text { font-size: 11px; fill: currentColor; }

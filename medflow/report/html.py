@@ -17,6 +17,7 @@ p.lead{color:#555;margin:.2rem 0 1rem}figure{margin:1rem 0}figcaption{color:#555
 img{max-width:100%;height:auto}div.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.87rem}
 th,td{text-align:left;padding:.22rem .7rem;border-bottom:1px solid #e5e5e5;vertical-align:top}th{background:#f5f5f5}
 td.number{text-align:right;font-variant-numeric:tabular-nums}code{font-size:.85em;word-break:break-all}
+.facts td.number{text-align:left}.facts th{font-weight:normal;white-space:nowrap}
 .good{color:#00694a}.bad{color:#a33b00}ul{padding-left:1.2rem}
 @media (prefers-color-scheme:dark){body{background:#181818;color:#ddd}th{background:#262626}th,td{border-color:#333}
 h2{border-color:#333}p.lead,figcaption{color:#aaa}img{background:#fff}.good{color:#4cc38a}.bad{color:#ff9a5c}a{color:#7db7ff}}
@@ -73,7 +74,9 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Html:
 
 def facts(pairs: Iterable[tuple[str, object]]) -> Html:
     """Name and value, one a line, those without a value left out."""
-    return table(("", ""), ((name, value) for name, value in pairs if value not in (None, "")))
+    present = [(name, value) for name, value in pairs if value not in (None, "")]
+    body = "".join(f"<tr><th>{escape(name)}</th>{_cell(value)}</tr>" for name, value in present)
+    return Html(f'<div class="wide"><table class="facts"><tbody>{body}</tbody></table></div>' if body else "")
 
 
 def figure(picture: Figure) -> Html:
