@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from medflow import datasets
+from medflow.config.heads import check_heads
 from medflow.config.sections import RunConfig
 from medflow.errors import ConfigError, MedflowError, PlatformError
 from medflow.home import home
@@ -26,6 +28,7 @@ def run(config: RunConfig, *, on: str = "local", say: Callable[[str], None] = sa
     if on != "local":
         raise ConfigError(f"there is no place called {on!r} to run on", hint="use `--on local`")
     started = time.monotonic()
+    check_heads(config, [head.name for head in datasets.get(config.dataset).card.heads])
     stack.use_local()
     from medflow.platform import caching, steplog
     from pipelines.training import training
