@@ -34,6 +34,7 @@ def run(config: RunConfig, *, on: str = "local", say: Callable[[str], None] = sa
     from pipelines.training import training
 
     with _only_one(config.dataset), caching.checked_hits(say), steplog.told(say):
+        _close_killed(config.dataset)
         response, order = _start(training(config), config)
     outcome = _outcome(response, config, order, time.monotonic() - started)
     _remove_work(response)
@@ -70,18 +71,38 @@ def _start(pipeline: Any, config: RunConfig) -> tuple[PipelineRunResponse, list[
 
 def _fail_tracking(dataset: str) -> None:
     """Close the MLflow run of a failed pipeline run; nothing else would."""
+    page = stack.client().list_pipeline_runs(pipeline=dataset, sort_by="desc:created", size=1, hydrate=True)
+    _close_tracking(page.items[0], "FAILED")
 
+
+def _close_tracking(run: PipelineRunResponse, status: str) -> None:
     from medflow.platform import trackers
 
+    mlflow_run = run.run_metadata.get("mlflow_run_id")
+    if not mlflow_run:
+        return
     try:
-        last = (
-            stack.client().list_pipeline_runs(pipeline=dataset, sort_by="desc:created", size=1, hydrate=True).items[0]
-        )
-        mlflow_run = last.run_metadata.get("mlflow_run_id")
-        if mlflow_run:
-            trackers.client().set_terminated(str(mlflow_run), "FAILED")
+        trackers.client().set_terminated(str(mlflow_run), status)
     except Exception as error:
-        say_line(f"warning: the MLflow run of this failure stays open ({type(error).__name__})")
+        say_line(f"warning: the MLflow run of {run.name} stays open ({type(error).__name__})")
+
+
+def _close_killed(dataset: str) -> None:
+    """Mark as failed what a killed process left `running`. Under the lock no local run of the dataset can be."""
+    from zenml.enums import ExecutionStatus
+    from zenml.models import PipelineRunUpdate
+
+    client = stack.client()
+    if not client.list_pipelines(name=dataset).items:
+        return
+    unfinished = [ExecutionStatus.INITIALIZING, ExecutionStatus.PROVISIONING, ExecutionStatus.RUNNING]
+    for status in unfinished:
+        for run in client.list_pipeline_runs(
+            pipeline=dataset, stack=stack.STACK, status=status, size=100, hydrate=True
+        ).items:
+            reason = "its process ended before the run did"
+            client.zen_store.update_run(run.id, PipelineRunUpdate(status=ExecutionStatus.FAILED, status_reason=reason))
+            _close_tracking(run, "KILLED")
 
 
 @contextmanager
