@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +14,6 @@ from medflow import models
 from medflow.config.sections import ExportConfig, ModelConfig, PruneConfig, Stage, TimmModel, TrainConfig
 from medflow.errors import ModelError
 from medflow.export import export_onnx
-from medflow.graph import Graph
 from medflow.prune import narrow, output_layers, prune
 from medflow.records import Bundle, Manifest, Pixels
 from medflow.scoring import open_scorer
@@ -92,31 +89,6 @@ def test_the_graph_is_smaller(pair: tuple[Bundle, Bundle], data: tuple[Manifest,
     assert after.card.variant == "pruned_onnx"
     assert after.weights.stat().st_size < 0.55 * before.weights.stat().st_size
     assert after.card.pruned == pair[1].card.pruned
-
-
-def test_the_graph_is_faster(data: tuple[Manifest, Pixels], tmp_path: Path) -> None:
-    """At a size where multiplications, not calls, are what takes the time."""
-    val, pixels = squares.data(tmp_path / "large", rows=8, size=96)
-    model = TimmModel(name="resnet18", pretrained="none", size=96, stats="unit")
-    bundle = squares.torch_bundle(tmp_path, model, val, pixels)
-    before = export_onnx(bundle, val, pixels, ExportConfig(), work=tmp_path / "before")
-    after = run(bundle, (val, pixels), tmp_path / "after")
-    after = export_onnx(after, val, pixels, ExportConfig(), work=tmp_path / "after")
-    assert _milliseconds(after) < 0.7 * _milliseconds(before)
-
-
-def _milliseconds(bundle: Bundle) -> float:
-    """Median of one thread over short rounds; the least of them, since the machine is shared."""
-    graph, image = Graph(bundle, threads=1), np.zeros((1, 96, 96, 1), dtype=np.uint8)
-    rounds = []
-    for _ in range(5):
-        times = []
-        for _ in range(10):
-            start = time.perf_counter()
-            graph(image)
-            times.append(time.perf_counter() - start)
-        rounds.append(statistics.median(times))
-    return min(rounds) * 1000
 
 
 def test_the_same_bundle_gives_the_same_weights(
