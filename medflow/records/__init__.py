@@ -1,0 +1,78 @@
+"""The records that pass between steps: frozen, typed, hashed by content.
+
+Small ones are pydantic models (``Record``). The big ones, ``Manifest``, ``Pixels``, ``Bundle``,
+``Predictions`` and ``Package``, hold a table or a folder of files.
+
+Every record has ``digest()``, a sha256 over what later results depend on. A field marked
+``BESIDE`` (code version, source version number, times, latencies) travels along but does not count.
+This package imports numpy and pydantic only; pyarrow is imported where a table is touched, because
+serving reads ``ModelCard`` from here and has no pyarrow.
+"""
+
+from medflow.records.base import BESIDE, Record, Whole, content, digest_of, file_digest
+from medflow.records.dataset import Challenge, DatasetCard, Generated, HeadSpec, Placement, Source
+from medflow.records.evaluation import Choice, Evaluation, Score, Verdict
+from medflow.records.findings import Finding, Findings
+from medflow.records.model import (
+    Bundle,
+    ChannelStats,
+    EpochLog,
+    ModelCard,
+    Normalization,
+    Parity,
+    Preprocess,
+    PrunedLayer,
+    Temperature,
+    Threshold,
+    TrainingLog,
+)
+from medflow.records.pixels import PixelIndex, Pixels, PixelSpec, PixelStore, Shard
+from medflow.records.promotion import Comparison, Incumbent, Package, PackageFacts, Promotion, Recorded
+from medflow.records.tables import MANIFEST_COLUMNS, Manifest, Predictions, Split
+
+__all__ = [
+    "BESIDE",
+    "MANIFEST_COLUMNS",
+    "Bundle",
+    "Challenge",
+    "ChannelStats",
+    "Choice",
+    "Comparison",
+    "DatasetCard",
+    "EpochLog",
+    "Evaluation",
+    "Finding",
+    "Findings",
+    "Generated",
+    "HeadSpec",
+    "Incumbent",
+    "Manifest",
+    "ModelCard",
+    "Normalization",
+    "Package",
+    "PackageFacts",
+    "Parity",
+    "PixelIndex",
+    "PixelSpec",
+    "PixelStore",
+    "Pixels",
+    "Placement",
+    "Predictions",
+    "Preprocess",
+    "Promotion",
+    "PrunedLayer",
+    "Record",
+    "Recorded",
+    "Score",
+    "Shard",
+    "Source",
+    "Split",
+    "Temperature",
+    "Threshold",
+    "TrainingLog",
+    "Verdict",
+    "Whole",
+    "content",
+    "digest_of",
+    "file_digest",
+]

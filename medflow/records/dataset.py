@@ -1,0 +1,85 @@
+"""What a dataset declares of itself, and where its images came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from medflow.records.base import BESIDE, Record
+
+
+class HeadSpec(Record):
+    """One thing that a dataset asks of a model."""
+
+    kind: Literal["exclusive", "independent", "mask"]
+    name: str
+    """Lower-case identifier, such as ``diagnosis`` or ``lung``; names the output and the label columns."""
+    labels: tuple[str, ...]
+    """Class names in the order of the output channels; a mask head has exactly one."""
+
+    def columns(self) -> tuple[str, ...]:
+        """The manifest's label columns of this head, ``<head>.<label>``; none for a mask head."""
+        return () if self.kind == "mask" else tuple(f"{self.name}.{label}" for label in self.labels)
+
+
+class DatasetCard(Record):
+    """What a dataset declares of itself. The same wherever its files lie."""
+
+    name: str
+    title: str
+    heads: tuple[HeadSpec, ...]
+    channels: Literal[1, 3]
+    """Channels kept in the pixel store: 1 for radiographs, 3 for photographs."""
+    grouped_by: str
+    """What makes two images one group: ``patient``, ``lesion``, or ``near-duplicates`` where nothing is known."""
+    kaggle: str | None = None
+    """``owner/dataset`` on Kaggle."""
+    modality: str = ""
+    licence: str = ""
+    citation: str = ""
+    limits: str = ""
+    """What a reader of results must know about this dataset, in one or two sentences."""
+
+    def label_head(self) -> HeadSpec | None:
+        return next((head for head in self.heads if head.kind != "mask"), None)
+
+    def mask_head(self) -> HeadSpec | None:
+        return next((head for head in self.heads if head.kind == "mask"), None)
+
+
+class Generated(Record):
+    """What to generate where a source is no archive but an offline twin."""
+
+    images: int
+    seed: int = 0
+    planted_faults: bool = False
+
+
+class Source(Record):
+    """Where images came from this time, as ``resolve`` saw the world."""
+
+    kind: Literal["kaggle", "folder", "zip", "generated"]
+    fingerprint: str
+    """Changes when the source does: Kaggle's version, or a digest over names, sizes and times."""
+    uri: Annotated[str, BESIDE] = ""
+    """Kaggle handle, or the folder or archive as given."""
+    version: Annotated[str, BESIDE] = ""
+    """Kaggle's version number as text; empty where the source has none. Never invented."""
+    generated: Generated | None = None
+
+
+class Placement(Record):
+    """Group → role that ``split`` starts from. Empty for a source not yet split."""
+
+    roles: Mapping[str, Literal["train", "val", "test"]] = Field(default_factory=dict)
+
+
+class Challenge(Record):
+    """The stage that the candidate challenges, and what holds it now."""
+
+    stage: str
+    model_version: str | None = None
+    """Version of the dataset's model that holds the stage, or None."""
+    package_digest: str | None = None

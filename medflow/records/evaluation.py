@@ -1,0 +1,74 @@
+"""Numbers with their intervals, and the choices made by them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from medflow.errors import DataError
+from medflow.records.base import BESIDE, Record
+
+
+class Score(Record):
+    """One number with its interval. ``label`` is ``macro``, ``micro`` or a class name."""
+
+    head: str
+    label: str
+    metric: str
+    value: float
+    low: float
+    high: float
+    n: int
+    """Images (mask heads: images with a mask) that the number is over."""
+
+
+class Evaluation(Record):
+    bundle_digest: str
+    rows_digest: str
+    model: str
+    variant: str
+    role: Literal["val", "test"]
+    scores: tuple[Score, ...]
+    confusion: Mapping[str, tuple[tuple[int, ...], ...]] = Field(default_factory=dict)
+    """Exclusive heads: rows are true classes, columns decisions, in label order."""
+    confidence: float = 0.95
+    bytes: int = 0
+    latency_ms: Annotated[float | None, BESIDE] = None
+
+    def score(self, metric: str, *, head: str | None = None, label: str = "macro") -> Score:
+        """One score. Raises DataError naming what there is.
+
+        ``macro`` falls back to ``micro``, for the metrics that an exclusive head has once, over all images
+        (accuracy, kappa, ece, brier).
+        """
+        for wanted in (label, "micro") if label == "macro" else (label,):
+            for item in self.scores:
+                if item.metric == metric and item.label == wanted and head in (None, item.head):
+                    return item
+        known = sorted({f"{item.head}.{item.metric}" for item in self.scores})
+        raise DataError(
+            f"no score {metric!r} for label {label!r}; there is {', '.join(known)}", hint="choose one of them"
+        )
+
+
+class Verdict(Record):
+    """Why one variant was, or was not, taken by ``choose``."""
+
+    variant: str
+    chosen: bool
+    reason: str
+    metric: str
+    value: float
+    loss: float
+    """Metric of the reference minus this variant's; positive is worse."""
+    bytes: int
+    latency_ms: Annotated[float | None, BESIDE] = None
+
+
+class Choice(Record):
+    """What ``select`` or ``choose`` decided, from validation rows only."""
+
+    chosen: str
+    verdicts: tuple[Verdict, ...]

@@ -1,0 +1,201 @@
+"""A model: how its input is made, how it was trained, its card, and the bundle that holds it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field
+
+from medflow.errors import ArtifactError
+from medflow.records.base import BESIDE, Record, Whole
+from medflow.records.dataset import DatasetCard, HeadSpec
+from medflow.records.pixels import PixelSpec
+
+
+class ChannelStats(Record):
+    """Mean and standard deviation of training pixels, each channel, in 0 to 1."""
+
+    height: int
+    width: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class Normalization(Record):
+    """What ``normalize`` measured, one entry for each stored size."""
+
+    sizes: tuple[ChannelStats, ...]
+    images: int
+
+
+class Preprocess(Record):
+    """From raw bytes to what a model's first layer sees. Mean and std are in 0 to 1, per channel."""
+
+    pixels: PixelSpec
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class Threshold(Record):
+    head: str
+    label: str
+    value: float
+    """A label is called positive at or above this probability (after temperature)."""
+    rule: str
+    """How it was fitted, such as ``argmax``, ``youden`` or ``dice``."""
+
+
+class Temperature(Record):
+    """Divides the logits of a head before its activation (Guo et al. 2017, arXiv 1706.04599)."""
+
+    head: str
+    value: float = Field(gt=0)
+
+
+class EpochLog(Record):
+    """One epoch. Losses are means over images."""
+
+    stage: int
+    epoch: int
+    train_loss: float
+    val_loss: float
+    val_score: float
+    """The stage's monitored metric on validation rows; larger is better."""
+    lr: float
+    seconds: Annotated[float, BESIDE] = 0.0
+    images_per_second: Annotated[float, BESIDE] = 0.0
+    losses: Mapping[str, float] = Field(default_factory=dict)
+    """Validation loss by head."""
+
+
+class TrainingLog(Record):
+    seed: int
+    best_epoch: int
+    best_score: float
+    monitor: str
+    epochs: tuple[EpochLog, ...]
+    class_weights: Mapping[str, tuple[float, ...]] = Field(default_factory=dict)
+    train_images: int
+    val_images: int
+    device: Annotated[str, BESIDE] = "cpu"
+    precision: str = "32-true"
+
+
+class Parity(Record):
+    """How far a variant's outputs are from the bundle it was made from, on validation rows."""
+
+    against: str
+    max_abs_difference: float
+    """Of probabilities."""
+    decisions_agree: float
+    """Share of images with the same decision, 0 to 1."""
+    images: int
+
+
+class PrunedLayer(Record):
+    """One layer of a pruned network, as rebuilding needs it."""
+
+    name: str
+    kept_in: int
+    kept_out: int
+
+
+class ModelCard(Record):
+    """All that is needed to rebuild, run and judge a bundle."""
+
+    name: str
+    """``<dataset>/<model id>``."""
+    variant: Literal["torch", "pruned", "onnx", "pruned_onnx", "int8", "pruned_int8"]
+    dataset: DatasetCard
+    heads: tuple[HeadSpec, ...]
+    """The heads this model was trained for, a subset of the dataset's."""
+    preprocess: Preprocess
+    model: Mapping[str, Any]
+    """The model's section of the run config, as ``config.ModelConfig`` reads it."""
+    weights_from: str
+    """``imagenet (timm NAME)``, ``file sha256:…`` or ``none``."""
+    training: TrainingLog | None = None
+    training_config: Mapping[str, Any] = Field(default_factory=dict)
+    thresholds: tuple[Threshold, ...] = ()
+    temperatures: tuple[Temperature, ...] = ()
+    pruned: tuple[PrunedLayer, ...] = ()
+    data_digest: str
+    """Digest of the training rows' manifest."""
+    weights_digest: str
+    """sha256 of the weights file."""
+    parity: Parity | None = None
+    notes: tuple[str, ...] = ()
+    """Facts a reader must not miss, such as layers left in float by quantization."""
+    bytes: int
+    """Size of the weights or graph file."""
+    parameters: int
+    macs: int | None = None
+    latency_ms: Annotated[float | None, BESIDE] = None
+    """Median of one image on one thread of the machine that made the bundle."""
+    source_version: Annotated[str, BESIDE] = ""
+    code_version: Annotated[str, BESIDE] = ""
+
+
+@dataclass(frozen=True)
+class Bundle(Whole):
+    """A folder: ``card.json``, ``model.safetensors`` or ``model.onnx``, and ``golden.safetensors``.
+
+    The golden set holds a few validation images (``image``, uint8 (n, height, width, channels)) and the
+    bundle's own outputs for them (``<head>``, float32 logits): a server that starts checks itself on them.
+    """
+
+    root: Path
+    card: ModelCard
+
+    CARD = "card.json"
+    TORCH = "model.safetensors"
+    ONNX = "model.onnx"
+    GOLDEN = "golden.safetensors"
+
+    @property
+    def is_onnx(self) -> bool:
+        return self.card.variant not in ("torch", "pruned")
+
+    @property
+    def weights(self) -> Path:
+        return self.root / (self.ONNX if self.is_onnx else self.TORCH)
+
+    @property
+    def golden(self) -> Path:
+        return self.root / self.GOLDEN
+
+    def digest(self) -> str:
+        return self.card.digest()
+
+    @classmethod
+    def open(cls, root: Path) -> Self:
+        """Read the card of a bundle's folder. Raises ArtifactError where it is not one."""
+        path = Path(root) / cls.CARD
+        if not path.exists():
+            raise ArtifactError(
+                f"{root} is no model bundle: it has no {cls.CARD}",
+                hint="name a folder that `medflow run` or `medflow predict --help` calls a bundle",
+            )
+        return cls(root=Path(root), card=ModelCard.model_validate_json(path.read_text()))
+
+    def files(self) -> tuple[Path, ...]:
+        """The files that make up the bundle; a folder in a store may hold others beside them."""
+        return (self.root / self.CARD, self.weights, self.golden)
+
+    def copy_to(self, folder: Path) -> Self:
+        """The same bundle in another folder, which is made."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in self.files():
+            shutil.copyfile(path, folder / path.name)
+        return replace(self, root=folder)
+
+    def write_card(self) -> Self:
+        """Write ``card.json`` (temporary name, then rename) and return this bundle."""
+        part = self.root / f".{self.CARD}.part"
+        part.write_text(self.card.model_dump_json(indent=1))
+        part.replace(self.root / self.CARD)
+        return self
