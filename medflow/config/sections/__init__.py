@@ -1,0 +1,43 @@
+"""The settings of a run: frozen, one section a step, each setting beside what it sets.
+
+Each step is handed its own section and nothing else, so that its cache key stays narrow.
+``medflow.config.reading.load`` fills these from a YAML and the command line.
+"""
+
+from __future__ import annotations
+
+from medflow.config.sections.augment import Augment
+from medflow.config.sections.base import Fraction, Positive, Section
+from medflow.config.sections.compression import ChooseConfig, ExportConfig, PruneConfig, QuantizeConfig
+from medflow.config.sections.data import IngestConfig, Severity, SourceConfig, SplitConfig, ValidateConfig
+from medflow.config.sections.judging import EvaluateConfig, Floor, PromoteConfig, SelectConfig
+from medflow.config.sections.models import ModelCommon, ModelConfig, MonaiUNet, TimmModel
+from medflow.config.sections.run import RunConfig
+from medflow.config.sections.training import Stage, TrainConfig
+
+__all__ = [
+    "Augment",
+    "ChooseConfig",
+    "EvaluateConfig",
+    "ExportConfig",
+    "Floor",
+    "Fraction",
+    "IngestConfig",
+    "ModelCommon",
+    "ModelConfig",
+    "MonaiUNet",
+    "Positive",
+    "PromoteConfig",
+    "PruneConfig",
+    "QuantizeConfig",
+    "RunConfig",
+    "Section",
+    "SelectConfig",
+    "Severity",
+    "SourceConfig",
+    "SplitConfig",
+    "Stage",
+    "TimmModel",
+    "TrainConfig",
+    "ValidateConfig",
+]
