@@ -9,7 +9,7 @@ from __future__ import annotations
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -17,10 +17,8 @@ from torch import nn
 
 from medflow.config.sections import ModelConfig, TimmModel
 from medflow.errors import ModelError, WeightsUnavailable
+from medflow.models import Network
 from medflow.records import file_digest
-
-if TYPE_CHECKING:
-    from medflow.models import Network
 
 HUB_SECONDS: Final = 5.0
 WEIGHTS_FILE: Final = "model.safetensors"

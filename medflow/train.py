@@ -14,6 +14,7 @@ from medflow.bundle import finish
 from medflow.checkpoint import Checkpoints
 from medflow.config.sections import ModelConfig, TrainConfig
 from medflow.fit import Data, fit
+from medflow.pretrained import load_pretrained
 from medflow.records import Bundle, HeadSpec, Manifest, ModelCard, Normalization, Pixels, content, digest_of
 from medflow.tracking import Files, Tracker
 
@@ -38,7 +39,7 @@ def train(
     """
     preprocess = models.preprocess_for(model, normalization, pixels)
     network = models.build(model, heads, preprocess, seed=config.seed)
-    weights_from = models.load_pretrained(network, model)
+    weights_from = load_pretrained(network, model)
     data = Data(train=rows, val=val, pixels=pixels, heads=heads, preprocess=preprocess)
     identity = digest_of([__version__, data.digest(), content(model), content(config), weights_from])
     store = Checkpoints(checkpoints, identity)

@@ -13,6 +13,7 @@ from medflow import models
 from medflow.config.sections import MonaiUNet, TimmModel, TrainConfig
 from medflow.errors import ModelError, WeightsUnavailable
 from medflow.heads import Objective
+from medflow.pretrained import load_pretrained
 from medflow.records import ChannelStats, Normalization, PixelIndex, Pixels, PixelSpec, PixelStore, PrunedLayer
 
 TIMM = TimmModel(name="test_resnet", size=SIZE, pretrained="none", stats="unit", hidden=(8,))
@@ -193,7 +194,7 @@ def test_weights_from_a_file_fill_the_backbone(tmp_path):
     for tensors in (models.tensors_of(source), models.tensors_of(source.backbone) | {"fc.weight": torch.zeros(2)}):
         save_file(tensors, path)
         network = models.build(TIMM, (FINDINGS,), preprocess(), seed=2)
-        said = models.load_pretrained(network, TIMM.model_copy(update={"pretrained": str(path)}))
+        said = load_pretrained(network, TIMM.model_copy(update={"pretrained": str(path)}))
         assert said.startswith("file sha256:")
         state = network.backbone.state_dict()
         assert all(torch.equal(state[name], value) for name, value in source.backbone.state_dict().items())
@@ -204,12 +205,12 @@ def test_weights_of_another_network_are_refused(tmp_path):
     save_file(models.tensors_of(models.build(UNET, (LABELS,), preprocess())), path)
     network = models.build(TIMM, (LABELS,), preprocess())
     with pytest.raises(ModelError, match="tensors are missing"):
-        models.load_pretrained(network, TIMM.model_copy(update={"pretrained": str(path)}))
+        load_pretrained(network, TIMM.model_copy(update={"pretrained": str(path)}))
     path.write_bytes(b"no tensors")
     with pytest.raises(WeightsUnavailable, match="no safetensors file"):
-        models.load_pretrained(network, TIMM.model_copy(update={"pretrained": str(path)}))
+        load_pretrained(network, TIMM.model_copy(update={"pretrained": str(path)}))
     with pytest.raises(WeightsUnavailable, match="is no file"):
-        models.load_pretrained(network, TIMM.model_copy(update={"pretrained": "imagnet"}))
+        load_pretrained(network, TIMM.model_copy(update={"pretrained": "imagnet"}))
 
 
 IMAGENET = TimmModel(name="test_resnet.r160_in1k", size=SIZE)
@@ -223,7 +224,7 @@ def test_no_network_is_told_soon_and_names_both_ways_out(tmp_path, monkeypatch):
     network = models.build(IMAGENET, (LABELS,), preprocess())
     start = time.monotonic()
     with pytest.raises(WeightsUnavailable, match=r"cannot be reached") as error:
-        models.load_pretrained(network, IMAGENET)
+        load_pretrained(network, IMAGENET)
     assert time.monotonic() - start < 10
     assert "model.pretrained=none" in error.value.hint and ".safetensors" in error.value.hint
 
@@ -240,7 +241,7 @@ def test_imagenet_weights_in_the_cache_need_no_network(tmp_path, monkeypatch):
     (snapshot.parents[1] / "refs" / "main").write_text("0")
     save_file(models.tensors_of(color), snapshot / "model.safetensors")
     gray = models.build(IMAGENET, (LABELS,), preprocess(channels=1))
-    assert models.load_pretrained(gray, IMAGENET) == "imagenet (timm test_resnet.r160_in1k)"
+    assert load_pretrained(gray, IMAGENET) == "imagenet (timm test_resnet.r160_in1k)"
     wanted, found = color.state_dict(), gray.backbone.state_dict()
     first = next(name for name in wanted if wanted[name].shape != found[name].shape)
     torch.testing.assert_close(found[first], wanted[first].sum(1, keepdim=True))
@@ -250,7 +251,7 @@ def test_imagenet_weights_in_the_cache_need_no_network(tmp_path, monkeypatch):
 def test_a_unet_has_no_imagenet_weights():
     network = models.build(UNET, (LABELS,), preprocess())
     with pytest.raises(ModelError, match="no ImageNet weights"):
-        models.load_pretrained(network, UNET.model_copy(update={"pretrained": "imagenet"}))
+        load_pretrained(network, UNET.model_copy(update={"pretrained": "imagenet"}))
 
 
 # -- pruned layers -------------------------------------------------------------------------------

@@ -1,0 +1,13 @@
+"""Networks from their config, one file a family; ``building`` says which config makes which.
+
+To add a family: a config class with its ``kind`` in ``config.sections.models``, a file here, and one case in
+``building``.
+"""
+
+from __future__ import annotations
+
+from medflow.models.building import build, load, read_config, tensors_of
+from medflow.models.inputs import preprocess_for
+from medflow.models.network import Network
+
+__all__ = ["Network", "build", "load", "preprocess_for", "read_config", "tensors_of"]
