@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import steps
+from medflow import imports
 from medflow.platform import caching, code
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,7 +21,7 @@ MUTATIONS = 20
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the first-party packages, to be edited."""
     root = tmp_path_factory.mktemp("tree")
-    for package in code.FIRST_PARTY:
+    for package in imports.FIRST_PARTY:
         shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
     return root
 
@@ -49,29 +50,31 @@ def _path(tree: Path, module: str) -> Path:
 
 
 def _forget() -> None:
-    code.imports.cache_clear()
-    code.module_digest.cache_clear()
+    imports.names_in.cache_clear()
+    imports.module_digest.cache_clear()
+
+
+def sources(tree: Path) -> imports.Sources:
+    return imports.Sources(tree, passed_over=code.REGISTRIES)
 
 
 def keys(tree: Path) -> dict[str, str]:
-    sources = code.Sources(tree)
-    return {name: sources.digest(caching.roots(step)) for name, step in STEPS.items()}
+    return {name: code.digest(caching.roots(step), sources(tree)) for name, step in STEPS.items()}
 
 
 def reached(tree: Path) -> dict[str, set[str]]:
-    sources = code.Sources(tree)
-    return {name: set(sources.closure(caching.roots(step))[0]) for name, step in STEPS.items()}
+    return {name: set(code.reached(caching.roots(step), sources(tree)).modules) for name, step in STEPS.items()}
 
 
 def depths(tree: Path, step: str) -> dict[str, int]:
     """Module → number of imports on the shortest way from a step's own modules."""
-    sources = code.Sources(tree)
+    edited = sources(tree)
     found = dict.fromkeys(caching.roots(STEPS[step]), 0)
     waiting = list(found)
     while waiting:
         module = waiting.pop(0)
-        for name in sources._imports(module):
-            for reached_module in sources._with_parents(name):
+        for name in edited.imported(module, imports.anywhere):
+            for reached_module in edited.chain(name):
                 if reached_module not in found and reached_module != module:
                     found[reached_module] = found[module] + 1
                     waiting.append(reached_module)
@@ -129,12 +132,11 @@ def test_twenty_unrelated_edits_change_no_key(tree, edit):
 
 
 def test_an_edit_of_a_dataset_changes_only_ingest(tree, edit):
-    sources = code.Sources(tree)
     module = "medflow.datasets.phantom"
     ingest = caching.roots(STEPS["ingest"], also=[module])
-    before, plain = sources.digest(ingest), keys(tree)
+    before, plain = code.digest(ingest, sources(tree)), keys(tree)
     edit(module, "\n_MUTATION = 1\n")
-    assert sources.digest(ingest) != before
+    assert code.digest(ingest, sources(tree)) != before
     assert keys(tree) == plain
 
 
@@ -146,19 +148,19 @@ def test_docstrings_comments_and_layout_do_not_count(tmp_path):
     second.write_text(
         '"""Two."""\nclass A:\n    # about x\n    x: int = 1\ndef f( y ):\n    """Doc."""\n    return y\n'
     )
-    assert code.module_digest(first) == code.module_digest(second)
+    assert imports.module_digest(first) == imports.module_digest(second)
 
 
 @pytest.mark.parametrize("name", sorted(STEPS))
 def test_every_step_reaches_its_own_module_and_the_records(name):
-    modules, packages = code.installed().closure(caching.roots(STEPS[name]))
-    assert STEPS[name].entrypoint.__module__ in modules
-    assert "medflow.records" in modules
-    assert "zenml" in packages
+    found = code.reached(caching.roots(STEPS[name]))
+    assert STEPS[name].entrypoint.__module__ in found.modules
+    assert "medflow.records" in found.modules
+    assert "zenml" in found.packages
 
 
 def test_light_steps_do_not_reach_training():
     for name in ("validate", "split", "normalize", "resolve", "ingest"):
-        modules, packages = code.installed().closure(caching.roots(STEPS[name]))
-        assert "medflow.train" not in modules
-        assert "torch" not in packages, name
+        found = code.reached(caching.roots(STEPS[name]))
+        assert "medflow.train" not in found.modules
+        assert "torch" not in found.packages, name

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from test_pipeline import SMALL, UNCACHED
 
-from medflow.platform import code
+from medflow.imports import FIRST_PARTY
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = """
@@ -29,7 +29,7 @@ print("RAN " + json.dumps([step.name for step in outcome.steps if not step.cache
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the code with a state folder of its own, in which everything has run once."""
     root = tmp_path_factory.mktemp("mutation")
-    for folder in (*code.FIRST_PARTY, "configs"):
+    for folder in (*FIRST_PARTY, "configs"):
         shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
     (root / "run.py").write_text(RUN)
     assert "train_monai_unet" in ran(root)

@@ -22,6 +22,7 @@ from zenml.config.cache_policy import CachePolicy
 from zenml.materializers.materializer_registry import materializer_registry
 from zenml.orchestrators import cache_utils
 
+from medflow.imports import FIRST_PARTY
 from medflow.platform import code, stack, stored
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
 def sound(step: BaseStep, *, also: Iterable[str] = ()) -> BaseStep:
     """``step`` with the code it reaches in its cache key; ``also`` names modules found at run time."""
-    digest = code.installed().digest(roots(step, also=also))
+    digest = code.digest(roots(step, also=also))
     return step.with_options(environment={CODE_VARIABLE: digest}, cache_policy=CachePolicy(include_step_code=False))
 
 
@@ -50,7 +51,7 @@ def _materializers(step: BaseStep) -> Iterator[str]:
     for annotation in annotations:
         for kind in (annotation, *get_args(annotation)):
             module = materializer_registry[kind].__module__ if inspect.isclass(kind) else ""
-            if module.partition(".")[0] in code.FIRST_PARTY:
+            if module.partition(".")[0] in FIRST_PARTY:
                 yield module
 
 
