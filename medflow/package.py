@@ -14,15 +14,11 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 from medflow.errors import ArtifactError, ModelError, ServingError
-from medflow.imports import closure, distributions
+from medflow.imports import Sources, at_import, distributions, module_digest
 from medflow.records import Bundle, Evaluation, Package, PackageFacts, digest_of, file_digest
-from medflow.server import Server, start_server
-
-__all__ = ["Package", "Server", "import_package", "package", "start_server"]
 
 SERVICE = '''"""The service of this Bento. What it does is in medflow/serve.py."""
 
@@ -55,8 +51,8 @@ def package(bundle: Bundle, evaluation: Evaluation, *, work: Path) -> Package:
             f"{bundle.card.name} ({bundle.card.variant}) is a torch bundle, a package needs an ONNX one",
             hint="export it first: `medflow run` does, in its step export_onnx",
         )
-    sources = closure("medflow.serve")
-    pins = distributions(sources)
+    served = Sources().reached(["medflow.serve"], at_import)
+    sources, pins = served.modules, distributions(served.packages)
     digest = content_digest(bundle, sources, pins)
     name, version = bundle.card.dataset.name, digest[:12]
     stage = _emptied(work / "stage")
@@ -70,7 +66,7 @@ def package(bundle: Bundle, evaluation: Evaluation, *, work: Path) -> Package:
 
 def content_digest(bundle: Bundle, sources: dict[str, Path], pins: dict[str, str]) -> str:
     """sha256 (64 hex) over what the service does: the bundle, its sources and its packages."""
-    files = {name: file_digest(path) for name, path in sources.items()}
+    files = {name: module_digest(path) for name, path in sources.items()}
     return digest_of({"bundle": bundle.digest(), "service": SERVICE, "sources": files, "packages": pins})
 
 
@@ -80,27 +76,6 @@ def open_package(root: Path) -> Package:
     if not path.is_file():
         raise ArtifactError(f"{root} is no package: it has no {Package.FACTS}", hint="run the step `package` again")
     return Package(root=root, facts=PackageFacts.model_validate_json(path.read_text()))
-
-
-def import_package(package: Package, home: Path) -> Path:
-    """Unpack the Bento below ``home``, once, and return the folder that ``bentoml serve`` takes.
-
-    Raises ArtifactError where the file is not the one that was built.
-    """
-    target = home / package.facts.tag.replace(":", "-")
-    if (target / "bento.yaml").is_file():
-        return target
-    if not package.bento.is_file() or file_digest(package.bento) != package.facts.bento_sha256:
-        raise ArtifactError(
-            f"{package.bento.name} is missing or is not the file that was built",
-            hint="`medflow verify` names what is damaged; run the step `package` again",
-        )
-    part = _emptied(home / f".{target.name}.{os.getpid()}")
-    with tarfile.open(package.bento) as archive:
-        archive.extractall(part, filter="data")
-    shutil.rmtree(target, ignore_errors=True)
-    part.rename(target)
-    return target
 
 
 def _stage(

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 import urllib.error
@@ -21,9 +22,9 @@ from typing import Self
 
 import psutil
 
-from medflow.errors import ServingError
+from medflow.errors import ArtifactError, ServingError
 from medflow.home import home as medflow_home
-from medflow.records import Package
+from medflow.records import Package, file_digest
 
 LOOPBACK = "127.0.0.1"
 READY_SECONDS = 60.0
@@ -90,8 +91,6 @@ def start_server(
     ``port`` 0 takes a free one. Bentos are unpacked below ``home`` (default: MEDFLOW_HOME). Raises ServingError
     where the port is taken, or the service is not ready in ``ready_seconds``; the last log lines are in the message.
     """
-    from medflow.package import import_package
-
     address = _address(host)
     port = _free_port(address, port)
     below = home or medflow_home() / "bentos"
@@ -109,6 +108,29 @@ def start_server(
         server.stop()
         raise
     return server
+
+
+def import_package(package: Package, home: Path) -> Path:
+    """Unpack the Bento below ``home``, once, and return the folder that ``bentoml serve`` takes.
+
+    Raises ArtifactError where the file is not the one that was built.
+    """
+    target = home / package.facts.tag.replace(":", "-")
+    if (target / "bento.yaml").is_file():
+        return target
+    if not package.bento.is_file() or file_digest(package.bento) != package.facts.bento_sha256:
+        raise ArtifactError(
+            f"{package.bento.name} is missing or is not the file that was built",
+            hint="`medflow verify` names what is damaged; run the step `package` again",
+        )
+    part = home / f".{target.name}.{os.getpid()}"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    with tarfile.open(package.bento) as archive:
+        archive.extractall(part, filter="data")
+    shutil.rmtree(target, ignore_errors=True)
+    part.rename(target)
+    return target
 
 
 def _spawn(bento: Path, host: str, port: int, scratch: Path, log: Path) -> subprocess.Popen[bytes]:

@@ -15,11 +15,16 @@ import psutil
 import pytest
 
 from medflow.errors import ArtifactError, ModelError, ServingError
-from medflow.imports import closure, distributions
-from medflow.package import content_digest, import_package, open_package, package, start_server
+from medflow.imports import ROOT, Reached, Sources, at_import, distributions
+from medflow.package import content_digest, open_package, package
 from medflow.records import Bundle, Package
+from medflow.server import import_package, start_server
 
 FORBIDDEN = {"torch", "pandas", "sklearn", "pyarrow", "timm", "monai", "mlflow", "zenml", "matplotlib"}
+
+
+def served() -> Reached:
+    return Sources().reached(["medflow.serve"], at_import)
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +52,11 @@ def test_the_closure_is_what_the_import_loads() -> None:
         "import sys, json, medflow.serve; print(json.dumps(sorted(n for n in sys.modules if n.startswith('medflow'))))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == list(closure("medflow.serve"))
+    assert json.loads(done.stdout) == list(served().modules)
 
 
 def test_the_packages_are_pinned_and_few() -> None:
-    pins = distributions(closure("medflow.serve"))
+    pins = distributions(served().packages)
     assert {"numpy", "onnxruntime", "pillow", "pydantic", "bentoml", "safetensors"} <= {name.lower() for name in pins}
     assert not FORBIDDEN & {name.lower() for name in pins}
 
@@ -63,9 +68,7 @@ def test_the_bento_holds_the_model_and_its_few_modules(packed: Package) -> None:
         assert pins is not None
         requirements = pins.read().decode()
     sources = {name for name in names if name.startswith("src/medflow/") and name.endswith(".py")}
-    assert sources == {f"src/{name.replace('.', '/')}.py" for name in closure("medflow.serve") if name != "medflow"} | {
-        "src/medflow/__init__.py"
-    }
+    assert sources == {f"src/{path.relative_to(ROOT).as_posix()}" for path in served().modules.values()}
     assert {"src/service.py", "src/identity.json", "src/README.md"} <= names
     assert {"src/bundle/card.json", "src/bundle/model.onnx", "src/bundle/golden.safetensors"} <= names
     assert "onnxruntime==" in requirements
@@ -93,8 +96,8 @@ def test_the_same_content_has_the_same_tag(packed: Package, bundle: Bundle, tmp_
 
 def test_another_model_service_or_runtime_has_another_digest(bundle: Bundle, tmp_path: Path) -> None:
     other = Bundle(root=bundle.root, card=bundle.card.model_copy(update={"thresholds": ()}))
-    sources = closure("medflow.serve")
-    (tmp_path / "serve.py").write_text("edited")
+    sources = served().modules
+    (tmp_path / "serve.py").write_text("EDITED = True")
     edited = {**sources, "medflow.serve": tmp_path / "serve.py"}
     digests = [
         content_digest(bundle, sources, {"numpy": "1"}),

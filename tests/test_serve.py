@@ -25,9 +25,9 @@ from PIL import Image
 
 from medflow import door
 from medflow.door import MAX_BODY_BYTES, MAX_IN_FLIGHT, PREDICT, Door
-from medflow.package import package, start_server
+from medflow.package import package
 from medflow.records import PixelSpec
-from medflow.server import Server
+from medflow.server import Server, start_server
 
 SECRET = "Jane-Doe-1970"
 

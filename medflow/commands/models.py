@@ -175,8 +175,8 @@ def serve(
       medflow serve covid_radiography@3 --port 3001
       curl -F image=@scan.png http://127.0.0.1:3000/predict
     """
-    from medflow.package import start_server
     from medflow.platform import registry
+    from medflow.server import start_server
 
     found = registry.find(model)
     with tempfile.TemporaryDirectory(prefix="medflow-serve-") as scratch:

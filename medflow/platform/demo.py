@@ -11,10 +11,10 @@ from uuid import uuid4
 
 from medflow import datasets, twins
 from medflow.config.reading import load
-from medflow.package import start_server
 from medflow.platform import registry, runs
 from medflow.platform.outcomes import DemoOutcome
 from medflow.records import Generated
+from medflow.server import start_server
 
 DATASET = datasets.DEMONSTRATION
 ANSWER_SECONDS = 30.0

@@ -15,14 +15,12 @@ from zenml import get_step_context, link_artifact_to_model, log_metadata
 from zenml.model.model import Model
 from zenml.models import ModelVersionResponse, PipelineRunResponse
 
-from medflow.platform import registry, stack, trackers
+from medflow.platform import aliases, registry, stack, trackers
 from medflow.progress import say
 from medflow.records import Evaluation, PackageFacts, Promotion, Recorded
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-PACKAGE_TAG = "medflow.package"
 
 
 def record(dataset: str, facts: PackageFacts, evaluation: Evaluation, promotion: Promotion) -> Recorded:
@@ -76,9 +74,9 @@ def _track(
         mlflow = trackers.client()
         parent = trackers.parent_run(dataset)
         _write_parent(mlflow, parent, reference, run, facts, evaluation, promotion)
-        _register(mlflow, dataset, parent, facts)
+        aliases.register(mlflow, dataset, parent, facts)
         if promotion.promoted:
-            set_alias(dataset, promotion.stage, facts.content_digest)
+            aliases.set_alias(dataset, promotion.stage, facts.content_digest)
         mlflow.set_terminated(parent, "FINISHED")
     except Exception as error:
         say(f"warning: MLflow does not answer, this run is not recorded there ({type(error).__name__}: {error})")
@@ -100,7 +98,7 @@ def _write_parent(
             mlflow.log_metric(parent, _metric_name(f"test/{score.head}/{score.label}/{score.metric}"), score.value)
     tags = {
         "zenml.model": reference,
-        PACKAGE_TAG: facts.content_digest,
+        aliases.PACKAGE_TAG: facts.content_digest,
         "medflow.promoted": str(promotion.promoted).lower(),
         "medflow.reasons": "; ".join(promotion.reasons)[:5000],
         **{f"zenml.step.{name}": str(step.id) for name, step in run.steps.items()},
@@ -112,30 +110,6 @@ def _write_parent(
             path = Path(folder) / f"{name}.json"
             path.write_text(item.model_dump_json(indent=1))
             mlflow.log_artifact(parent, str(path), "model")
-
-
-def _register(mlflow: MlflowClient, dataset: str, parent: str, facts: PackageFacts) -> None:
-    if not mlflow.search_registered_models(f"name = '{dataset}'"):
-        mlflow.create_registered_model(dataset)
-    if _registered(mlflow, dataset, facts.content_digest) is None:
-        mlflow.create_model_version(
-            dataset, source=f"runs:/{parent}/model", run_id=parent, tags={PACKAGE_TAG: facts.content_digest}
-        )
-
-
-def set_alias(dataset: str, stage: str, content_digest: str) -> None:
-    """Move MLflow's alias of a stage to the version of this content."""
-    mlflow = trackers.client()
-    version = _registered(mlflow, dataset, content_digest)
-    if version is None:
-        say(f"warning: MLflow's registry has no version of {dataset} with this content; its alias {stage} stays")
-        return
-    mlflow.set_registered_model_alias(dataset, stage, version)
-
-
-def _registered(mlflow: MlflowClient, dataset: str, content_digest: str) -> str | None:
-    found = mlflow.search_model_versions(f"name = '{dataset}'")
-    return next((str(item.version) for item in found if item.tags.get(PACKAGE_TAG) == content_digest), None)
 
 
 def _metric_name(name: str) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 from zenml.models import ArtifactVersionResponse, ModelVersionResponse
 
 from medflow.errors import ArtifactError, ConfigError, PlatformError
-from medflow.platform import stack
+from medflow.platform import aliases, stack
 from medflow.platform.outcomes import ModelVersion
 from medflow.records import Bundle, Challenge, Evaluation, Incumbent, Package, PackageFacts, Promotion, Score
 
@@ -123,13 +123,11 @@ def ensure_version(name: str, facts: PackageFacts) -> ModelVersionResponse:
 
 def promote(reference: str, stage: str) -> ModelVersion:
     """Give a stage to a version by hand; the former holder is archived."""
-    from medflow.platform import recording
-
     if stage not in STAGES:
         raise ConfigError(f"there is no stage {stage!r}", hint=f"choose one of {', '.join(STAGES)}")
     version = _response(reference)
     set_stage(version, stage)
-    recording.set_alias(version.model.name, stage, str(version.run_metadata["package_digest"]))
+    aliases.set_alias(version.model.name, stage, str(version.run_metadata["package_digest"]))
     return _describe(_response(f"{version.model.name}@{version.number}"))
 
 
