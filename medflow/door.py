@@ -15,7 +15,6 @@ from typing import Any, Protocol
 
 import anyio
 import anyio.to_thread
-import numpy as np
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
@@ -23,11 +22,11 @@ from starlette.responses import JSONResponse
 
 from medflow.errors import ImageError, ServingError
 from medflow.graph import cores
-from medflow.preprocess import to_pixels
+from medflow.preprocess import Fitted, to_fitted
 from medflow.records import PixelSpec
 
 PREDICT, READY = "/predict", "/readyz"
-#: Where in the ASGI scope the pixels of a request lie, uint8 (1, height, width, channels).
+#: Where in the ASGI scope the image of a request lies: a list of one ``preprocess.Fitted``, as BentoML batches lists.
 PIXELS = "medflow.pixels"
 
 MAX_BODY_BYTES = 32 * 2**20
@@ -130,14 +129,13 @@ class Door:
             message = f"the upload took more than {UPLOAD_SECONDS:g} s"
             raise Refused(408, message, hint="send a smaller image, or over a faster line") from None
 
-    async def _decoded(self, data: bytes) -> np.ndarray:
-        """uint8 (1, height, width, channels)."""
+    async def _decoded(self, data: bytes) -> list[Fitted]:
         spec = self.model.pixels
         try:
-            pixels = await anyio.to_thread.run_sync(_decode, data, spec, limiter=self._decoders)
+            image = await anyio.to_thread.run_sync(_decode, data, spec, limiter=self._decoders)
         except ImageError as error:
             raise Refused(422, error.message, hint=error.hint) from error
-        return pixels[None]
+        return [image]
 
     async def _answered(self, scope: Scope, receive: Receive, send: Send) -> int:
         """Hand over to BentoML and give the status. Raises Refused instead of BentoML's own, wordless 503."""
@@ -210,8 +208,8 @@ def _declared(headers: Headers) -> int:
     return int(value) if value.isascii() and value.isdigit() else 0
 
 
-def _decode(data: bytes, spec: PixelSpec) -> np.ndarray:
-    return to_pixels(data, spec, max_pixels=MAX_PIXELS)
+def _decode(data: bytes, spec: PixelSpec) -> Fitted:
+    return to_fitted(data, spec, max_pixels=MAX_PIXELS)
 
 
 def _too_large() -> Refused:

@@ -1,30 +1,33 @@
-"""A bundle applied to image files: a table of answers and overlays to look at.
+"""A bundle applied to image files: a table of answers, masks, and overlays to look at.
 
-Bytes become pixels as in training and serving (``preprocess.to_pixels``), and torch and ONNX bundles go through
-the same scorer, so they give the same answers.
+Bytes become pixels as in training and serving (``preprocess.to_fitted``), and torch and ONNX bundles go through
+the same scorer, so they give the same answers. Masks and overlays have the size of their image
+(``preprocess.unfit_mask``). For an overlay the image is decoded a second time: to hold a batch of large ones
+would take gigabytes.
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from medflow.decisions import decide, probabilities
+from medflow.decisions import decide, probabilities, threshold_values
 from medflow.errors import DataError, ImageError
-from medflow.preprocess import to_pixels
+from medflow.preprocess import Fitted, mask_png, read, to_fitted, unfit_mask
 from medflow.progress import track
 from medflow.records import Bundle, HeadSpec, ModelCard, Record
 from medflow.scoring import Scorer, open_scorer
 
 TABLE = "predictions.csv"
+MASKS = "masks"
 OVERLAYS = "overlays"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".ppm", ".pgm", ".jp2")
 BATCH = 8
@@ -42,9 +45,11 @@ class Prediction(Record):
     decision: str = ""
     """The class, or the labels at or above their thresholds, joined by ``|``."""
     mask_fraction: float | None = None
-    """Share of the frame that is marked, 0 to 1; None where the model gives no mask."""
+    """Share of the image that is marked, 0 to 1; None where the model gives no mask."""
+    mask: str = ""
+    """Path of the mask, a PNG of the image's size (upright), relative to the output folder."""
     overlay: str = ""
-    """Path of the overlay, relative to the output folder."""
+    """Path of the overlay, likewise."""
     error: str = ""
 
 
@@ -63,7 +68,8 @@ class Predicted(Record):
 
 
 def predict(bundle: Bundle, images: Sequence[Path], out: Path) -> Predicted:
-    """Score files, and all images below folders, into ``out``: predictions.csv, and overlays/ where there is a mask.
+    """Score files, and all images below folders, into ``out``: predictions.csv, and masks/ and overlays/ where the
+    model gives a mask.
 
     An input that cannot be read becomes a row with an error. Raises DataError where nothing was given.
     """
@@ -111,24 +117,24 @@ class _Run:
         readable = [place for place, (_, pixels) in enumerate(opened) if pixels is not None]
         if not readable:
             return rows
-        images = np.stack([pixels for _, pixels in opened if pixels is not None])
+        fitted = [image for _, image in opened if image is not None]
+        images = np.stack([image.pixels for image in fitted])
         scores = probabilities(self.scorer(images), self.card.heads, self.card.temperatures)
         decisions = decide(scores, self.card.heads, self.card.thresholds)
         for row, place in enumerate(readable):
-            rows[place] = self._answered(
-                rows[place], {name: value[row] for name, value in scores.items()},
-                {name: value[row] for name, value in decisions.items()}, images[row], first + place,
-            )  # fmt: skip
+            values = {name: value[row] for name, value in scores.items()}
+            decided = {name: value[row] for name, value in decisions.items()}
+            rows[place] = self._answered(rows[place], values, decided, fitted[row].size, first + place)
         return rows
 
-    def _open(self, path: Path) -> tuple[Prediction, np.ndarray | None]:
+    def _open(self, path: Path) -> tuple[Prediction, Fitted | None]:
         try:
             data = path.read_bytes()
         except OSError as error:
             return Prediction(path=str(path), error=f"cannot be read: {error.strerror}"), None
         sha256 = hashlib.sha256(data).hexdigest()
         try:
-            return Prediction(path=str(path), sha256=sha256), to_pixels(data, self.card.preprocess.pixels)
+            return Prediction(path=str(path), sha256=sha256), to_fitted(data, self.card.preprocess.pixels)
         except ImageError as error:
             return Prediction(path=str(path), sha256=sha256, error=error.message), None
 
@@ -137,33 +143,37 @@ class _Run:
         row: Prediction,
         scores: dict[str, np.ndarray],
         decisions: dict[str, np.ndarray],
-        image: np.ndarray,
+        size: tuple[int, int],
         number: int,
     ) -> Prediction:
         update: dict[str, object] = {"probabilities": {}}
         for head in self.card.heads:
             if head.kind == "mask":
-                mask = decisions[head.name][0]
-                update["mask_fraction"] = float(mask.mean())
-                update["overlay"] = self._overlay(image, mask, f"{number:05d}-{Path(row.path).stem}.png")
+                cut = float(threshold_values(head, self.card.thresholds)[0])
+                mask = unfit_mask(scores[head.name][0], cut, self.card.preprocess.pixels, size)
+                update |= self._drawn(Path(row.path), mask, f"{number:05d}-{Path(row.path).stem}.png")
             else:
                 update["probabilities"] = dict(zip(head.columns(), scores[head.name].tolist(), strict=True))
                 update["decision"] = _decision(head, decisions[head.name])
         return row.model_copy(update=update)
 
-    def _overlay(self, image: np.ndarray, mask: np.ndarray, name: str) -> str:
-        (self.out / OVERLAYS).mkdir(exist_ok=True)
-        (self.out / OVERLAYS / name).write_bytes(overlay_png(image, mask))
-        return f"{OVERLAYS}/{name}"
+    def _drawn(self, path: Path, mask: np.ndarray, name: str) -> dict[str, object]:
+        """Write mask and overlay of an image; the fields of its row that tell of them."""
+        image = read(path.read_bytes(), self.card.preprocess.pixels.channels)
+        for folder, png in ((MASKS, mask_png(mask)), (OVERLAYS, overlay_png(image, mask))):
+            (self.out / folder).mkdir(exist_ok=True)
+            (self.out / folder / name).write_bytes(png)
+        return {"mask_fraction": float(mask.mean()), "mask": f"{MASKS}/{name}", "overlay": f"{OVERLAYS}/{name}"}
 
 
-def overlay_png(image: np.ndarray, mask: np.ndarray) -> bytes:
-    """PNG of an image, uint8 (height, width, 1 or 3), with a bool mask (height, width) in red over it."""
-    color = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image.copy()
-    red = np.array([255, 0, 0], dtype=np.float32)
-    color[mask] = np.rint(color[mask] * (1 - OPACITY) + red * OPACITY).astype(np.uint8)
-    stream = io.BytesIO()
-    Image.fromarray(color).save(stream, "PNG")
+def overlay_png(image: Image.Image, mask: np.ndarray) -> bytes:
+    """PNG of a mode L or RGB image with a bool mask (height, width) in red over it."""
+    color = image.convert("RGB")
+    reds = [round(value * (1 - OPACITY) + 255 * OPACITY) for value in range(256)]
+    others = [round(value * (1 - OPACITY)) for value in range(256)]
+    color.paste(color.point(reds + others + others), mask=Image.fromarray(mask).convert("L"))
+    stream = BytesIO()
+    color.save(stream, "PNG")
     return stream.getvalue()
 
 
@@ -178,11 +188,11 @@ def _write(path: Path, card: ModelCard, rows: Sequence[Prediction]) -> None:
     part = path.with_name(f".{path.name}.part")
     with part.open("w", newline="", encoding="utf-8") as stream:
         table = csv.writer(stream)
-        table.writerow(["path", "sha256", *columns, "decision", "mask_fraction", "overlay", "error"])
+        table.writerow(["path", "sha256", *columns, "decision", "mask_fraction", "mask", "overlay", "error"])
         for row in rows:
             values = [f"{row.probabilities[name]:.6f}" if name in row.probabilities else "" for name in columns]
             fraction = "" if row.mask_fraction is None else f"{row.mask_fraction:.6f}"
-            table.writerow([row.path, row.sha256, *values, row.decision, fraction, row.overlay, row.error])
+            table.writerow([row.path, row.sha256, *values, row.decision, fraction, row.mask, row.overlay, row.error])
     part.replace(path)
 
 

@@ -1,7 +1,8 @@
 """From raw bytes to stored pixels: the one function that ingest and serving share.
 
-``to_pixels`` decodes strictly and brings an image to its ``PixelSpec``; nothing resizes later. Only
-Pillow decodes, because OpenCV answers a truncated file with gray rows and no error.
+``to_pixels`` decodes strictly and brings an image to its ``PixelSpec``; nothing resizes later, and ``unfit_mask``
+alone goes the way back, from a model's mask to the image that was sent. Only Pillow decodes, because OpenCV
+answers a truncated file with gray rows and no error.
 
 How values become 8 bits, whatever the file:
 
@@ -24,6 +25,8 @@ brightness incomparable between images.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Literal
 
@@ -42,6 +45,20 @@ FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "PPM", "WEBP")
 REDUCING_GAP = 2.0
 #: A mask pixel is set where its gray value is above this.
 MASK_ABOVE = 127
+#: A mask is brought to its image's size in squares of this side, so that only its bits are held whole.
+TILE = 2048
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """An image in a model's frame, and the size from which it came there."""
+
+    pixels: np.ndarray
+    """uint8 (height, width, channels) of the spec."""
+    size: tuple[int, int]
+    """Width and height of the image itself, upright."""
 
 
 def to_pixels(data: bytes, spec: PixelSpec, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -49,7 +66,13 @@ def to_pixels(data: bytes, spec: PixelSpec, *, max_pixels: int = MAX_PIXELS) -> 
 
     Returns uint8 (height, width, channels) of ``spec``. Raises ImageError, see ``read``.
     """
-    return fit(read(data, spec.channels, max_pixels=max_pixels), spec)
+    return to_fitted(data, spec, max_pixels=max_pixels).pixels
+
+
+def to_fitted(data: bytes, spec: PixelSpec, *, max_pixels: int = MAX_PIXELS) -> Fitted:
+    """``to_pixels`` with the image's own size, for an answer in the image's frame. Raises ImageError, see ``read``."""
+    image = read(data, spec.channels, max_pixels=max_pixels)
+    return Fitted(pixels=fit(image, spec), size=image.size)
 
 
 def decode(data: bytes, channels: Literal[1, 3], *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -192,19 +215,60 @@ def fit_mask(image: Image.Image, spec: PixelSpec, *, image_size: tuple[int, int]
     return (np.asarray(_place(binary, spec, image_size or image.size)) > MASK_ABOVE).astype(np.uint8)
 
 
+def unfit_mask(scores: np.ndarray, cut: float, spec: PixelSpec, size: tuple[int, int]) -> np.ndarray:
+    """A model's mask on the image that it was made from: bool (h, w) for ``size`` (width, height), upright.
+
+    ``scores`` float32 (height, width) of ``spec`` are probabilities, 0 to 1; a pixel is set at or above ``cut``.
+    The padding falls away, and what is left is resized bilinearly and only then cut: were the decision itself
+    enlarged, its outline would be a staircase as coarse as the frame. At the frame's own size nothing changes.
+    Beside the result, which is one byte a pixel, this holds one tile.
+    """
+    left, top, width, height = _inner_box(size, spec)
+    inner = Image.fromarray(np.ascontiguousarray(scores[top : top + height, left : left + width], dtype=np.float32))
+    mask = np.empty((size[1], size[0]), dtype=bool)
+    for rows, columns, box in _tiles(size, inner.size):
+        shape = (columns.stop - columns.start, rows.stop - rows.start)
+        mask[rows, columns] = np.asarray(inner.resize(shape, Image.Resampling.BILINEAR, box=box)) >= cut
+    return mask
+
+
+def mask_png(mask: np.ndarray) -> bytes:
+    """PNG, 8-bit gray, 0 or 255, of a bool mask (height, width)."""
+    stream = BytesIO()
+    Image.fromarray(mask.view(np.uint8) * np.uint8(255)).save(stream, "PNG", compress_level=1)
+    return stream.getvalue()
+
+
+def _tiles(size: tuple[int, int], source: tuple[int, int]) -> Iterator[tuple[slice, slice, Box]]:
+    """Rows, columns and the box of ``source`` (width, height) that lies under them. The box is no border:
+    Pillow's filter looks beyond it, so tiles meet without a seam."""
+    across, down = source[0] / size[0], source[1] / size[1]
+    for top in range(0, size[1], TILE):
+        rows = slice(top, min(top + TILE, size[1]))
+        for left in range(0, size[0], TILE):
+            columns = slice(left, min(left + TILE, size[0]))
+            yield rows, columns, (left * across, rows.start * down, columns.stop * across, rows.stop * down)
+
+
 def _place(image: Image.Image, spec: PixelSpec, frame_of: tuple[int, int]) -> Image.Image:
     if spec.fit == "stretch":
         return _resize(image, (spec.width, spec.height))
-    inner = _inner_size(frame_of, spec)
+    left, top, width, height = _inner_box(frame_of, spec)
     frame = Image.new(image.mode, (spec.width, spec.height))
-    frame.paste(_resize(image, inner), ((spec.width - inner[0]) // 2, (spec.height - inner[1]) // 2))
+    frame.paste(_resize(image, (width, height)), (left, top))
     return frame
 
 
-def _inner_size(size: tuple[int, int], spec: PixelSpec) -> tuple[int, int]:
-    """The largest (width, height) of the same aspect ratio inside the frame, at least one pixel."""
+def _inner_box(size: tuple[int, int], spec: PixelSpec) -> tuple[int, int, int, int]:
+    """Where in the frame an image of ``size`` lies: left, top, width, height.
+
+    With ``pad`` the largest box of the same aspect ratio, at least one pixel, in the middle.
+    """
+    if spec.fit == "stretch":
+        return 0, 0, spec.width, spec.height
     scale = min(spec.width / size[0], spec.height / size[1])
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+    width, height = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+    return (spec.width - width) // 2, (spec.height - height) // 2, width, height
 
 
 def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -9,16 +9,14 @@ very functions that training and evaluation use.
 from __future__ import annotations
 
 import base64
-import io
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import bentoml
 import numpy as np
 from _bentoml_sdk.io_models import IODescriptor
-from PIL import Image
 from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -30,6 +28,7 @@ from medflow.decisions import decide, probabilities, threshold_values
 from medflow.door import MAX_IN_FLIGHT, PIXELS, PREDICT, READY, Door, Refused
 from medflow.errors import ArtifactError, MedflowError
 from medflow.graph import Graph, check_golden
+from medflow.preprocess import Fitted, mask_png, unfit_mask
 from medflow.records import Bundle, HeadSpec, PixelSpec, Record
 
 BUNDLE = "bundle"
@@ -66,11 +65,11 @@ class ModelRef(BaseModel):
 class MaskAnswer(BaseModel):
     label: str
     png: str
-    """Base64 of a PNG, 8-bit gray, 0 or 255, in the frame that ``/model/info`` states under ``preprocess``."""
+    """Base64 of a PNG, 8-bit gray, 0 or 255, of the size of the image that was sent, upright as its EXIF says."""
     width: int
     height: int
     fraction: float
-    """Share of pixels that are set, 0 to 1."""
+    """Share of the image's pixels that are set, 0 to 1."""
     threshold: float
 
 
@@ -112,15 +111,19 @@ class Model:
         else:
             self._graph, self.refusal = graph, None
 
-    def answers(self, images: np.ndarray) -> list[Answer]:
-        """One answer an image; ``images`` uint8 (n, height, width, channels)."""
+    def answers(self, images: Sequence[Fitted]) -> list[Answer]:
+        """One answer an image."""
         if self._graph is None:
             raise ArtifactError("the model is not loaded", hint="ask /readyz why")
-        scores = probabilities(self._graph(images), self.card.heads, self.card.temperatures)
+        scores = probabilities(
+            self._graph(np.stack([image.pixels for image in images])), self.card.heads, self.card.temperatures
+        )
         decisions = decide(scores, self.card.heads, self.card.thresholds)
-        return [self._answer(_row(scores, row), _row(decisions, row)) for row in range(len(images))]
+        return [self._answer(_row(scores, row), _row(decisions, row), image.size) for row, image in enumerate(images)]
 
-    def _answer(self, scores: Mapping[str, np.ndarray], decisions: Mapping[str, np.ndarray]) -> Answer:
+    def _answer(
+        self, scores: Mapping[str, np.ndarray], decisions: Mapping[str, np.ndarray], size: tuple[int, int]
+    ) -> Answer:
         labels = next((head for head in self.card.heads if head.kind != "mask"), None)
         mask = next((head for head in self.card.heads if head.kind == "mask"), None)
         return Answer(
@@ -129,18 +132,19 @@ class Model:
             classes=list(labels.labels) if labels else [],
             probabilities=dict(zip(labels.labels, scores[labels.name].tolist(), strict=True)) if labels else {},
             decision=decision_text(labels, decisions[labels.name]) if labels else None,
-            mask=self._mask(mask, decisions[mask.name]) if mask else None,
+            mask=self._mask(mask, scores[mask.name][0], size) if mask else None,
         )
 
-    def _mask(self, head: HeadSpec, decided: np.ndarray) -> MaskAnswer:
-        height, width = decided.shape[-2:]
+    def _mask(self, head: HeadSpec, scores: np.ndarray, size: tuple[int, int]) -> MaskAnswer:
+        cut = float(threshold_values(head, self.card.thresholds)[0])
+        mask = unfit_mask(scores, cut, self.pixels, size)
         return MaskAnswer(
             label=head.labels[0],
-            png=base64.b64encode(mask_png(decided[0])).decode(),
-            width=width,
-            height=height,
-            fraction=float(decided.mean()),
-            threshold=float(threshold_values(head, self.card.thresholds)[0]),
+            png=base64.b64encode(mask_png(mask)).decode(),
+            width=size[0],
+            height=size[1],
+            fraction=float(mask.mean()),
+            threshold=cut,
         )
 
     def reference(self) -> ModelRef:
@@ -169,13 +173,6 @@ def decision_text(head: HeadSpec, decided: np.ndarray) -> str | list[str]:
     return [label for label, yes in zip(head.labels, decided, strict=True) if yes]
 
 
-def mask_png(mask: np.ndarray) -> bytes:
-    """PNG, 8-bit gray, 0 or 255, of a bool mask (height, width)."""
-    stream = io.BytesIO()
-    Image.fromarray(mask.astype(np.uint8) * 255).save(stream, "PNG", compress_level=1)
-    return stream.getvalue()
-
-
 def _row(arrays: Mapping[str, np.ndarray], row: int) -> dict[str, np.ndarray]:
     return {name: values[row] for name, values in arrays.items()}
 
@@ -184,12 +181,12 @@ def _row(arrays: Mapping[str, np.ndarray], row: int) -> dict[str, np.ndarray]:
 
 
 class Upload(IODescriptor):
-    """BentoML's input: the pixels that the door left in the scope. Documents the request for OpenAPI."""
+    """BentoML's input: the image that the door left in the scope. Documents the request for OpenAPI."""
 
     image: Path
 
     @classmethod
-    async def from_http_request(cls, request: Request, serde: object) -> np.ndarray:
+    async def from_http_request(cls, request: Request, serde: object) -> list[Fitted]:
         return request.scope[PIXELS]
 
 
@@ -248,7 +245,7 @@ def service(root: Path) -> bentoml.Service:
             input_spec=Upload,
             output_spec=Result,
         )
-        def predict(self, images: np.ndarray) -> list[Answer]:
+        def predict(self, images: list[Fitted]) -> list[Answer]:
             return model.answers(images)
 
     served = cast("bentoml.Service[Medflow]", Medflow)  # what the decorator makes of the class

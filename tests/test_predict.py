@@ -87,20 +87,37 @@ def test_files_of_one_name_keep_their_own_overlays(bundle: Bundle, tmp_path: Pat
     paths = _files(tmp_path / "one", {"x.png": 20}) + _files(tmp_path / "two", {"x.png": 220})
     rows = predict(bundle, paths, tmp_path / "out").rows
     dark, bright = (np.asarray(Image.open(tmp_path / "out" / row.overlay)) for row in rows)
-    assert dark.shape == (32, 32, 3)
     assert (dark == 20).all()
     assert tuple(bright[0, 0]) == (234, 132, 132)
+
+
+def test_masks_and_overlays_have_the_size_of_their_image(bundle: Bundle, tmp_path: Path) -> None:
+    image = np.full((50, 120), 30, dtype=np.uint8)
+    image[:, 60:] = 220
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by a quarter: 50 wide, 120 high
+    Image.fromarray(image).save(tmp_path / "plain.png")
+    Image.fromarray(image).save(tmp_path / "turned.png", exif=exif)
+    predict(bundle, [tmp_path / "plain.png", tmp_path / "turned.png"], tmp_path / "out")
+    rows = _table(tmp_path / "out")
+    for row, size in zip(rows, ((120, 50), (50, 120)), strict=True):
+        mask, overlay = (Image.open(tmp_path / "out" / row[name]) for name in ("mask", "overlay"))
+        assert mask.size == overlay.size == size
+        assert (
+            float(row["mask_fraction"]) == pytest.approx((np.asarray(mask) > 0).mean()) == pytest.approx(0.5, abs=0.02)
+        )
+    assert (np.asarray(Image.open(tmp_path / "out" / rows[1]["mask"]))[70:] == 255).all()
 
 
 def test_overlay_leaves_unmarked_pixels(tmp_path: Path) -> None:
     mask = np.zeros((4, 4), dtype=bool)
     mask[0, 0] = True
-    image = np.full((4, 4, 3), 100, dtype=np.uint8)
+    image = Image.new("RGB", (4, 4), (100, 100, 100))
     (tmp_path / "o.png").write_bytes(overlay_png(image, mask))
     found = np.asarray(Image.open(tmp_path / "o.png"))
     assert tuple(found[0, 0]) == (162, 60, 60)
     assert (found[~mask] == 100).all()
-    assert (image == 100).all()
+    assert image.getpixel((0, 0)) == (100, 100, 100)
 
 
 @pytest.mark.parametrize("model", [squares.RESNET, squares.UNET], ids=lambda model: model.key)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import struct
+import tracemalloc
 import zlib
 from io import BytesIO
 from pathlib import Path
@@ -12,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
+from medflow import preprocess
 from medflow.errors import ImageError
-from medflow.preprocess import decode, fit, read, read_mask, to_pixels
+from medflow.preprocess import decode, fit, read, read_mask, to_pixels, unfit_mask
 from medflow.records import PixelSpec
 
 SAMPLES = Path(os.environ.get("MEDFLOW_SAMPLES", Path(__file__).parents[2] / "shared" / "data"))
@@ -307,6 +309,65 @@ def test_a_mask_of_another_size_stays_in_step_with_its_image(how: str, mask_size
 def test_a_broken_mask_is_refused() -> None:
     with pytest.raises(ImageError):
         read_mask(mask_file(disc(64, 64))[:60], spec(64))
+
+
+# -- and back: a mask on the image that was sent --------------------------------------------------
+
+
+@settings(max_examples=80, deadline=None)
+@given(SIDES, SIDES, SIDES, SIDES, st.sampled_from(["stretch", "pad"]))
+def test_a_mask_comes_back_at_the_size_of_its_image(width: int, height: int, to_h: int, to_w: int, how: str) -> None:
+    """A frame that is full gives a full mask, one that is empty an empty one, and padding is never part of it."""
+    frame = spec(to_h, to_w, fit=how)
+    inside = read_mask(mask_file(np.ones((height, width), dtype=bool)), frame).astype(np.float32)
+    back = unfit_mask(inside, 0.5, frame, (width, height))
+    assert back.shape == (height, width) and back.dtype == bool and back.all()
+    assert not unfit_mask(1 - inside, 0.5, frame, (width, height)).any()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(60, 400), st.integers(60, 400), st.sampled_from(["stretch", "pad"]), st.sampled_from([96, 224]))
+def test_a_mask_that_goes_through_the_frame_comes_back(width: int, height: int, how: str, side: int) -> None:
+    drawn = disc(width, height)
+    scores = read_mask(mask_file(drawn), spec(side, fit=how)).astype(np.float32)
+    back = unfit_mask(scores, 0.5, spec(side, fit=how), (width, height))
+    assert (back & drawn).sum() / (back | drawn).sum() > 0.9
+
+
+def test_probabilities_give_a_finer_outline_than_the_decision() -> None:
+    drawn = disc(1000, 800)
+    soft = np.asarray(Image.fromarray(drawn.astype(np.float32)).resize((48, 48), Image.BILINEAR))
+    decision = unfit_mask((soft >= 0.5).astype(np.float32), 0.5, spec(48), (1000, 800))
+    finer = unfit_mask(soft, 0.5, spec(48), (1000, 800))
+    wrong, fewer_wrong = (np.mean(mask != drawn) for mask in (decision, finer))
+    assert fewer_wrong < 0.3 * wrong
+
+
+@pytest.mark.parametrize("how", ["stretch", "pad"])
+def test_at_the_size_of_the_frame_a_mask_is_the_decision(how: str) -> None:
+    scores = np.random.default_rng(0).random((32, 32), dtype=np.float32)
+    assert (unfit_mask(scores, float(scores[3, 4]), spec(32, fit=how), (32, 32)) == (scores >= scores[3, 4])).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 120), st.integers(1, 120), st.integers(1, 50))
+def test_tiles_meet_without_a_seam(width: int, height: int, tile: int) -> None:
+    """A ramp across the frame, cut half-way: the edge is one straight line however the mask was tiled."""
+    scores = np.tile(np.linspace(0, 1, 24, dtype=np.float32), (24, 1))
+    whole = unfit_mask(scores, 0.47, spec(24), (width, height))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preprocess, "TILE", tile)
+        assert (unfit_mask(scores, 0.47, spec(24), (width, height)) == whole).all()
+
+
+@pytest.mark.parametrize("size", [(6000, 6000), (9_000_000, 4)])
+def test_a_large_mask_takes_little_more_memory_than_itself(size: tuple[int, int]) -> None:
+    scores = np.random.default_rng(0).random((64, 64), dtype=np.float32)
+    tracemalloc.start()
+    unfit_mask(scores, 0.5, spec(64), size)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < size[0] * size[1] + 12 * preprocess.TILE**2
 
 
 # -- real files ----------------------------------------------------------------------------------

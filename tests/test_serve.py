@@ -85,18 +85,29 @@ def test_predict(client: httpx.Client, kind: str) -> None:
     assert answer["model"]["variant"] == "onnx"
 
 
-def test_the_mask_is_a_png_of_the_frame(client: httpx.Client) -> None:
-    image = np.zeros((64, 64), dtype=np.uint8)
-    image[:, 32:] = 255
+def test_the_mask_is_a_png_of_the_image_that_was_sent(client: httpx.Client) -> None:
+    image = np.zeros((60, 130), dtype=np.uint8)
+    image[:, 65:] = 255
     stream = io.BytesIO()
     Image.fromarray(image).save(stream, "PNG")
     mask = post(client, stream.getvalue()).json()["mask"]
-    assert (mask["label"], mask["width"], mask["height"], mask["threshold"]) == ("lung", 32, 32, 0.5)
+    assert (mask["label"], mask["width"], mask["height"], mask["threshold"]) == ("lung", 130, 60, 0.5)
     found = np.asarray(Image.open(io.BytesIO(base64.b64decode(mask["png"]))))
-    assert found.shape == (32, 32)
-    assert (found[:, :15] == 0).all()
-    assert (found[:, 17:] == 255).all()
-    assert mask["fraction"] == pytest.approx(0.5, abs=0.05)
+    assert found.shape == (60, 130)
+    assert (found[:, :61] == 0).all()
+    assert (found[:, 69:] == 255).all()
+    assert mask["fraction"] == pytest.approx((found > 0).mean())
+
+
+def test_images_of_many_sizes_get_masks_of_their_own_size(client: httpx.Client) -> None:
+    """They are scored together in the model's frame, so a mix-up of sizes would show here."""
+    sizes = [(20 + 7 * number, 90 - 3 * number) for number in range(16)]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda size: post(client, handmade.image_file(200, size=size)).json(), sizes))
+    for size, answer in zip(sizes, answers, strict=True):
+        found = Image.open(io.BytesIO(base64.b64decode(answer["mask"]["png"])))
+        assert found.size == (answer["mask"]["width"], answer["mask"]["height"]) == size
+        assert np.asarray(found).min() == 255
 
 
 def test_info_health_and_metrics(client: httpx.Client) -> None:
