@@ -445,6 +445,18 @@ def test_litter_is_litter_at_any_depth(parts: list[str]):
     [
         ("covid_radiography", 80, 3, {"COVID": 22, "Lung_Opacity": 19, "Normal": 24, "Viral Pneumonia": 15}),
         ("chest_xray_pneumonia", 89, 0, {"NORMAL": 40, "PNEUMONIA": 49}),
+        (
+            "lung_disease",
+            173,
+            0,
+            {
+                "Bacterial Pneumonia": 35,
+                "Corona Virus Disease": 32,
+                "Normal": 35,
+                "Tuberculosis": 36,
+                "Viral Pneumonia": 35,
+            },
+        ),
     ],
 )
 def test_real_samples_are_listed(name: str, images: int, masks: int, labels: dict[str, int]):

@@ -422,7 +422,9 @@ def test_a_twin_with_planted_faults_goes_through(name: str, tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(not SAMPLES.is_dir(), reason="real samples are not here")
-@pytest.mark.parametrize(("name", "images"), [("covid_radiography", 80), ("chest_xray_pneumonia", 89)])
+@pytest.mark.parametrize(
+    ("name", "images"), [("covid_radiography", 80), ("chest_xray_pneumonia", 89), ("lung_disease", 173)]
+)
 def test_real_samples_go_through(name: str, images: int, tmp_path: Path) -> None:
     spec = datasets.get(name)
     manifest, pixels = ingest(source(SAMPLES / name), spec, (64, 32), IngestConfig(), tmp_path, workers=1)

@@ -42,7 +42,9 @@ from medflow.records import DatasetCard, Generated, HeadSpec
 FOLDER = "Lung Disease Dataset"
 SPLITS = ("train", "val", "test")
 CLASSES = ("Bacterial Pneumonia", "Corona Virus Disease", "Normal", "Tuberculosis", "Viral Pneumonia")
-EXPECTED = f"{FOLDER}/{{train,val,test}}/<class>/*.jpeg with classes {', '.join(CLASSES)}, or the folder {FOLDER} itself"
+EXPECTED = (
+    f"{FOLDER}/{{train,val,test}}/<class>/*.jpeg with classes {', '.join(CLASSES)}, or the folder {FOLDER} itself"
+)
 
 DIAGNOSIS = HeadSpec(kind="exclusive", name="diagnosis", labels=CLASSES)
 
@@ -129,7 +131,7 @@ def twin(root: Path, request: Generated) -> Planted:
 
 
 def _ill(label: str, rng: Generator) -> Pathology:
-    """Bacteria: dense patches. Corona: faint patches in both lungs. Tuberculosis: round shadows high up. Virus: haze."""
+    """Bacteria: dense patches. Corona: faint patches in both lungs. Tuberculosis: nodules high up. Virus: haze."""
     mimic = (consolidation(rng, 0.05, 0.2),) if rng.random() < 0.2 else ()
     if label == "Bacterial Pneumonia":
         patches = tuple(consolidation(rng, 0.4, 0.95) for _ in range(int(rng.integers(1, 3))))
