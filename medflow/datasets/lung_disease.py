@@ -84,7 +84,8 @@ def listing(root: Path) -> Listing:
 
 def _sort(files: Iterable[PurePosixPath]) -> tuple[list[PurePosixPath], list[PurePosixPath]]:
     """Images and strays."""
-    images, stray = [], []
+    images: list[PurePosixPath] = []
+    stray: list[PurePosixPath] = []
     for path in files:
         is_one = len(path.parts) == 3 and path.parts[0] in SPLITS and is_image(path)
         (images if is_one else stray).append(path)
