@@ -13,7 +13,7 @@ import shutil
 import stat
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from medflow.config.sections import SourceConfig
 from medflow.errors import ArchiveError, ConfigError, DownloadError, SourceError
 from medflow.home import home
 from medflow.progress import say
-from medflow.records import DatasetCard, Generated, Source, digest_of
+from medflow.records import DatasetCard, Generated, Source, digest_of, file_digest
 
 LOCK_SECONDS = 6 * 3600.0
 TAIL = 64 * 1024
@@ -31,8 +31,25 @@ TAIL = 64 * 1024
 # -- resolve --------------------------------------------------------------------------------------
 
 
-def resolve(config: SourceConfig, card: DatasetCard) -> Source:
-    """The source as it is now, with a fingerprint that changes when it does.
+def resolve(config: SourceConfig, card: DatasetCard, beside: Sequence[Path] = ()) -> Source:
+    """The source as it is now, with a fingerprint that changes when it does, and a digest of the files ``beside`` it.
+
+    Raises what ``look`` raises, and SourceError where a file beside the source cannot be read.
+    """
+    source = look(config, card)
+    if not beside:
+        return source
+    try:
+        digests = [file_digest(path) for path in beside]
+    except OSError as error:
+        raise SourceError(
+            f"{error.filename} cannot be read: {error.strerror}", hint="the dataset's table must be where its YAML says"
+        ) from error
+    return source.model_copy(update={"beside": digest_of(digests)})
+
+
+def look(config: SourceConfig, card: DatasetCard) -> Source:
+    """The source as it is now.
 
     kaggle: one small call for the version number; none where the pinned version is on disk already.
     folder: names, sizes and times, no content (20,000 files take about 0.1 s). zip: size, time and directory.

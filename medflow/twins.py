@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from medflow import datasets
+from medflow.config.sections import Declaration
 from medflow.datasets import Planted
 from medflow.errors import ConfigError
 from medflow.records import Generated
@@ -14,13 +15,14 @@ from medflow.records import Generated
 FEWEST_IMAGES = 24
 
 
-def write_twin(name: str, to: Path, generated: Generated) -> Planted:
+def write_twin(name: str, to: Path, generated: Generated, declared: Declaration | None = None) -> Planted:
     """Write the twin of dataset ``name`` to ``to``, a folder that is empty or not there yet.
 
+    ``declared``: how its YAML states a dataset that has no module.
     It is written beside ``to`` and renamed when complete. Returns the faults that were planted.
     Raises ConfigError for an unknown dataset, fewer than 24 images, a negative seed, and where ``to`` holds anything.
     """
-    spec = datasets.get(name)
+    spec = datasets.get(name, declared)
     if generated.images < FEWEST_IMAGES:
         raise ConfigError(
             f"{generated.images} images are too few: every class needs some in each part of the split",

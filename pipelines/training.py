@@ -33,10 +33,14 @@ def training(config: RunConfig):
     @pipeline(name=config.dataset, enable_cache=True)
     def medflow_training():
         source, placement, challenge = sound(steps.resolve)(
-            dataset=config.dataset, config=config.source, split=config.split, stage=config.promote.stage
+            dataset=config.dataset,
+            declared=config.declare,
+            config=config.source,
+            split=config.split,
+            stage=config.promote.stage,
         )
-        manifest, pixels = sound(steps.ingest, also=[datasets.module_of(config.dataset)])(
-            source=source, dataset=config.dataset, sizes=sizes(config), config=config.ingest
+        manifest, pixels = sound(steps.ingest, also=[datasets.module_of(config.dataset, config.declare)])(
+            source=source, dataset=config.dataset, declared=config.declare, sizes=sizes(config), config=config.ingest
         )
         valid, _, _ = sound(steps.validate)(manifest=manifest, config=config.validate_)
         train, val, test, _ = sound(steps.split)(valid=valid, placement=placement, config=config.split)
@@ -54,7 +58,7 @@ def sizes(config: RunConfig) -> tuple[int, ...]:
 
 def heads(config: RunConfig) -> tuple[HeadSpec, ...]:
     """The heads to learn."""
-    declared = datasets.get(config.dataset).card.heads
+    declared = datasets.get(config.dataset, config.declare).card.heads
     return tuple(head for head in declared if config.heads is None or head.name in config.heads)
 
 

@@ -6,17 +6,18 @@ from typing import Annotated
 
 from zenml import step
 
-from medflow.config.sections import SourceConfig, SplitConfig
+from medflow.config.sections import Declaration, SourceConfig, SplitConfig
 from medflow.records import Challenge, Placement, Source
 
 
 @step(enable_cache=False)
 def resolve(
-    dataset: str, config: SourceConfig, split: SplitConfig, stage: str
+    dataset: str, declared: Declaration | None, config: SourceConfig, split: SplitConfig, stage: str
 ) -> tuple[Annotated[Source, "source"], Annotated[Placement, "placement"], Annotated[Challenge, "challenge"]]:
     from medflow import datasets, fetch
     from medflow.platform import history, registry, trackers
 
     trackers.parent_run(dataset)
-    source = fetch.resolve(config, datasets.get(dataset).card)
+    spec = datasets.get(dataset, declared)
+    source = fetch.resolve(config, spec.card, spec.beside)
     return source, history.placement(dataset, source, split), registry.challenge(dataset, stage)

@@ -20,7 +20,7 @@ def read_settings(name: str, overrides: Sequence[str], source: str | None) -> Re
     from medflow.config.reading import read
 
     reading = read(name, [*_source_settings(source), *overrides])
-    card = datasets.get(reading.config.dataset).card
+    card = datasets.get(reading.config.dataset, reading.config.declare).card
     check_heads(reading.config, tuple(head.name for head in card.heads))
     return reading
 

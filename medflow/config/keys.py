@@ -10,7 +10,7 @@ import difflib
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -51,6 +51,17 @@ class Listing:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """A section whose fields depend on its `kind`, or nothing. Where the kind is known it is a ``Section``."""
+
+    kinds: Mapping[str, type[BaseModel]]
+
+    def section(self, value: Any) -> Section | None:
+        kind = value.get("kind") if isinstance(value, dict) else None
+        return Section(self.kinds[kind]) if isinstance(kind, str) and kind in self.kinds else None
+
+
+@dataclass(frozen=True)
 class Free:
     """A mapping whose keys the user chooses, such as head names."""
 
@@ -67,7 +78,7 @@ class Leaf:
         return kinds <= {str, types.NoneType}
 
 
-Node = Section | Listing | Free | Leaf
+Node = Section | Listing | Choice | Free | Leaf
 ROOT = Section(RunConfig)
 
 
@@ -83,10 +94,27 @@ def node_of(annotation: Any) -> Node:
         inner = node_of(get_args(annotation)[0])
         if isinstance(inner, Section):
             return Listing(inner.model)
-        members = get_args(inner.annotation) if isinstance(inner, Leaf) else ()
-        if members and all(isinstance(member, type) and issubclass(member, BaseModel) for member in members):
+        if isinstance(inner, Choice):
             return Listing(None)
+    members = _members(annotation)
+    if members and all("kind" in member.model_fields for member in members):
+        return Choice({member.model_fields["kind"].default: member for member in members})
     return Leaf(annotation)
+
+
+def _members(annotation: Any) -> tuple[type[BaseModel], ...]:
+    """The sections of a union, None aside; empty where it holds anything else, or is no union."""
+    found: list[Any] = []
+    waiting = list(get_args(annotation)) if get_origin(annotation) in (Union, types.UnionType) else []
+    while waiting:
+        item = waiting.pop(0)
+        if get_origin(item) is Annotated:
+            item = get_args(item)[0]
+        if get_origin(item) in (Union, types.UnionType):
+            waiting = [*get_args(item), *waiting]
+        elif item is not types.NoneType:
+            found.append(item)
+    return tuple(found) if all(isinstance(item, type) and issubclass(item, BaseModel) for item in found) else ()
 
 
 def complete(tree: Tree, section: Section = ROOT) -> Tree:
@@ -105,6 +133,8 @@ def complete(tree: Tree, section: Section = ROOT) -> Tree:
 
 
 def _complete_value(value: Any, node: Node) -> Any:
+    if isinstance(node, Choice):
+        node = node.section(value) or node
     if isinstance(node, Section) and isinstance(value, dict):
         return complete(value, node)
     if isinstance(node, Listing) and isinstance(value, list):
@@ -128,7 +158,9 @@ def find(tree: Tree, key: str) -> Node | None:
 
 def _child(node: Node | None, value: Any, name: str) -> tuple[Node | None, Any]:
     if isinstance(node, Section) and name in node.fields:
-        return node_of(node.fields[name].annotation), value.get(name) if isinstance(value, dict) else None
+        inner = value.get(name) if isinstance(value, dict) else None
+        found = node_of(node.fields[name].annotation)
+        return (found.section(inner) or found if isinstance(found, Choice) else found), inner
     if isinstance(node, Listing) and isinstance(value, list) and name.isdecimal() and int(name) < len(value):
         entry = value[int(name)]
         return node.section(entry), entry

@@ -41,7 +41,7 @@ def find_run(name: str, folder: Path) -> Path:
     meant = f"did you mean {near[0]!r}? " if near else ""
     raise ConfigError(
         f"no settings are called {name!r}: expected {name}.yaml in this folder or a shipped name",
-        hint=f"{meant}there is {_listed(known)}; `medflow datasets` says what they are",
+        hint=f"{meant}there is {_listed(known)}; `medflow new NAME --images DIR` makes settings for images of your own",
     )
 
 

@@ -218,7 +218,9 @@ def _refuse_shapes(merge: _Merge) -> None:
                 hint="write one `- ...` entry a line, or [...] on the command line",
             )
         if node is None and _is_model(key):
-            _refuse_kind(merge, key, value)
+            _refuse_kind(merge, key, value, tuple(keys.MODEL_KINDS), f"for example {EXAMPLE}")
+        if isinstance(node, keys.Choice) and value is not None:
+            _refuse_kind(merge, key, value, tuple(node.kinds), "`medflow new NAME --images DIR` writes it")
         if node is None:
             unknown_key(merge.where(key), key, value, keys.valid_names(merge.tree))
 
@@ -228,10 +230,9 @@ def _is_model(key: str) -> bool:
     return start == "models" and index.isdecimal()
 
 
-def _refuse_kind(merge: _Merge, key: str, model: Any) -> Never:
-    """A model's other settings depend on its kind, so nothing is said of them before."""
-    kinds = tuple(keys.MODEL_KINDS)
-    found = model.get("kind", NOTHING) if isinstance(model, dict) else model
+def _refuse_kind(merge: _Merge, key: str, section: Any, kinds: tuple[str, ...], example: str) -> Never:
+    """A section's other settings depend on its kind, so nothing is said of them before."""
+    found = section.get("kind", NOTHING) if isinstance(section, dict) else section
     refuse(
         merge.where(key),
         f"{key}.kind",
@@ -239,7 +240,7 @@ def _refuse_kind(merge: _Merge, key: str, model: Any) -> Never:
         found,
         hint=f"did you mean {keys.nearest(str(found), kinds)}?"
         if isinstance(found, str) and found != NOTHING
-        else f"for example {EXAMPLE}",
+        else example,
     )
 
 

@@ -81,10 +81,12 @@ def _about(field: FieldInfo | None) -> str:
 
 
 def _dotted(error: ErrorDetails) -> str:
-    """pydantic's location without the kind that it puts behind ``models.<index>``."""
+    """pydantic's location without the kind that it puts behind ``models.<index>`` and ``declare``."""
     parts = [str(part) for part in error["loc"]]
     if len(parts) > 2 and parts[0] == "models" and parts[2] in keys.MODEL_KINDS:
         del parts[2]
+    if len(parts) > 1 and parts[0] == "declare":
+        del parts[1]
     return ".".join(parts)
 
 

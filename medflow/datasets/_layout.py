@@ -64,7 +64,7 @@ def told(
     check: str,
     message: str,
     paths: Iterable[PurePosixPath | str],
-    severity: Literal["warning", "info"] = "info",
+    severity: Literal["error", "warning", "info"] = "info",
 ) -> tuple[Finding, ...]:
     """One finding over ``paths``, with a bounded number of examples; none where there are no paths."""
     names = sorted(str(path) for path in paths)

@@ -58,3 +58,5 @@ class DatasetSpec:
     """Reads the layout below a data root. Raises DataError where the root is not this dataset."""
     twin: Callable[[Path, Generated], Planted]
     """Writes an offline twin below an empty folder. Deterministic: same request, same bytes."""
+    beside: tuple[Path, ...] = ()
+    """Files outside of the data root that the listing reads as well; a change of theirs is a change of the source."""

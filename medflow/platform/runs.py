@@ -28,7 +28,7 @@ def run(config: RunConfig, *, on: str = "local", say: Callable[[str], None] = sa
     if on != "local":
         raise ConfigError(f"there is no place called {on!r} to run on", hint="use `--on local`")
     started = time.monotonic()
-    check_heads(config, [head.name for head in datasets.get(config.dataset).card.heads])
+    check_heads(config, [head.name for head in datasets.get(config.dataset, config.declare).card.heads])
     stack.use_local()
     from medflow.platform import caching, steplog
     from pipelines.training import training

@@ -68,6 +68,8 @@ class Source(Record):
     version: Annotated[str, BESIDE] = ""
     """Kaggle's version number as text; empty where the source has none. Never invented."""
     generated: Generated | None = None
+    beside: str = ""
+    """Digest of files outside of the source that the dataset's listing reads; empty where it reads none."""
 
 
 class Placement(Record):

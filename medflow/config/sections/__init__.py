@@ -10,6 +10,15 @@ from medflow.config.sections.augment import Augment
 from medflow.config.sections.base import Fraction, Positive, Section
 from medflow.config.sections.compression import ChooseConfig, ExportConfig, PruneConfig, QuantizeConfig
 from medflow.config.sections.data import IngestConfig, Severity, SourceConfig, SplitConfig, ValidateConfig
+from medflow.config.sections.declared import (
+    Declaration,
+    Declared,
+    DeclaredHead,
+    FolderDataset,
+    TableColumns,
+    TableDataset,
+    TableHead,
+)
 from medflow.config.sections.judging import EvaluateConfig, Floor, PromoteConfig, SelectConfig
 from medflow.config.sections.models import ModelCommon, ModelConfig, MonaiUNet, TimmModel
 from medflow.config.sections.run import RunConfig
@@ -18,9 +27,13 @@ from medflow.config.sections.training import Stage, TrainConfig
 __all__ = [
     "Augment",
     "ChooseConfig",
+    "Declaration",
+    "Declared",
+    "DeclaredHead",
     "EvaluateConfig",
     "ExportConfig",
     "Floor",
+    "FolderDataset",
     "Fraction",
     "IngestConfig",
     "ModelCommon",
@@ -37,6 +50,9 @@ __all__ = [
     "SourceConfig",
     "SplitConfig",
     "Stage",
+    "TableColumns",
+    "TableDataset",
+    "TableHead",
     "TimmModel",
     "TrainConfig",
     "ValidateConfig",
