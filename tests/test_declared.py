@@ -67,9 +67,9 @@ def found(listing: Listing, check: str):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_twin_lists_as_it_was_declared(layout: str, tmp_path: Path) -> None:
     values = LAYOUTS[layout]
-    write_twin("mine", tmp_path / "a", Generated(images=24), declared(values))
+    write_twin("mine", tmp_path / "a", Generated(images=30), declared(values))
     listing = listed(values, tmp_path / "a")
-    assert len(listing.rows) == 24 and listing.findings == ()
+    assert len(listing.rows) == 30 and listing.findings == ()
     card = datasets.get("mine", declared(values)).card
     columns = {column for head in card.heads for column in head.columns()}
     for row in listing.rows:
