@@ -6,8 +6,6 @@ first, and the hub is asked once whether it is there before anything is fetched 
 
 from __future__ import annotations
 
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,12 +13,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from medflow import hub
 from medflow.config.sections import ModelConfig, TimmModel
 from medflow.errors import ModelError, WeightsUnavailable
 from medflow.models import Network
 from medflow.records import file_digest
 
-HUB_SECONDS: Final = 5.0
 WEIGHTS_FILE: Final = "model.safetensors"
 
 
@@ -49,7 +47,7 @@ def _from_imagenet(network: Network, model: ModelConfig) -> str:
             f"model {model.key!r} has no ImageNet weights",
             hint="set model.pretrained=none, or name a file: model.pretrained=/path/weights.safetensors",
         )
-    tensors = load_file(_cached(card.hf_hub_id) or _fetched(card.hf_hub_id, model))
+    tensors = load_file(hub.cached(card.hf_hub_id, WEIGHTS_FILE) or _fetched(card.hf_hub_id, model))
     options: dict[str, Any] = {"img_size": model.size} if card.fixed_input_size else {}
     # timm knows how this architecture's checkpoint is renamed, and how 3 input channels become 1.
     filled = timm.create_model(
@@ -64,46 +62,22 @@ def _from_imagenet(network: Network, model: ModelConfig) -> str:
     return f"imagenet (timm {card.architecture}.{card.tag})"
 
 
-def _cached(repository: str) -> Path | None:
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(repository, WEIGHTS_FILE)
-    return Path(found) if isinstance(found, str) else None
-
-
 def _fetched(repository: str, model: ModelConfig) -> Path:
-    from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError
-
     hint = (
         f"set model.pretrained=none to start from random weights, or model.pretrained=/path/{model.key}.safetensors "
         "to start from a file"
     )
-    # The hub's client retries for 23 s where a name cannot be resolved, and longer behind a silent firewall.
-    if constants.HF_HUB_OFFLINE or not _answers(constants.ENDPOINT):
+    if not hub.answers():
         raise WeightsUnavailable(
-            f"the ImageNet weights of {model.name} are not on this machine, and {constants.ENDPOINT} cannot be reached",
-            hint=hint,
+            f"the ImageNet weights of {model.name} are not on this machine, and the hub cannot be reached", hint=hint
         )
     try:
-        return Path(hf_hub_download(repository, WEIGHTS_FILE, etag_timeout=HUB_SECONDS))
-    except (OSError, HfHubHTTPError) as error:
+        return hub.fetch(repository, WEIGHTS_FILE)
+    except OSError as error:
         reason = str(error).splitlines()[0]
         raise WeightsUnavailable(
             f"the ImageNet weights of {model.name} could not be fetched: {reason}", hint=hint
         ) from error
-
-
-def _answers(endpoint: str) -> bool:
-    """Whether anything at all, a proxy's refusal aside, answers for this address within ``HUB_SECONDS``."""
-    request = urllib.request.Request(endpoint, method="HEAD")
-    try:
-        with urllib.request.urlopen(request, timeout=HUB_SECONDS):
-            return True
-    except urllib.error.HTTPError as error:
-        return error.code < 500
-    except OSError:
-        return False
 
 
 # -- a local file --------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from medflow.records.model import (
     Preprocess,
     PrunedLayer,
     Temperature,
+    TextReading,
     Threshold,
     TrainingLog,
 )
@@ -68,6 +69,7 @@ __all__ = [
     "Source",
     "Split",
     "Temperature",
+    "TextReading",
     "Threshold",
     "TrainingLog",
     "Verdict",

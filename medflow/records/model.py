@@ -104,6 +104,25 @@ class PrunedLayer(Record):
     kept_out: int
 
 
+class TextReading(Record):
+    """How a model reads reports: which encoder, from where, over which vocabulary."""
+
+    encoder: Mapping[str, Any]
+    """The encoder's configuration, as transformers' ``AutoConfig.for_model`` takes it."""
+    origin: str
+    """``random``; or the hub's name, or the folder's, with the sha256 of the weights."""
+    pretrained: bool
+    instead_of: str = ""
+    """The encoder that was asked for and could not be reached, for which a small random one stands in."""
+    max_tokens: int
+    """Tokens of a report that are read, its start and end tokens included."""
+    vocabulary: int
+    tokenizer_sha256: str
+    """sha256 of the bundle's ``tokenizer.json``."""
+    reports: int
+    """Training rows with a report."""
+
+
 class ModelCard(Record):
     """All that is needed to rebuild, run and judge a bundle."""
 
@@ -118,6 +137,8 @@ class ModelCard(Record):
     """The model's section of the run config, as ``config.ModelConfig`` reads it."""
     weights_from: str
     """``imagenet (timm NAME)``, ``file sha256:…`` or ``none``."""
+    text: TextReading | None = None
+    """None where the model reads no reports."""
     training: TrainingLog | None = None
     training_config: Mapping[str, Any] = Field(default_factory=dict)
     thresholds: tuple[Threshold, ...] = ()
@@ -146,6 +167,8 @@ class Bundle(Whole):
 
     The golden set holds a few validation images (``image``, uint8 (n, height, width, channels)) and the
     bundle's own outputs for them (``<head>``, float32 logits): a server that starts checks itself on them.
+    Where the model reads reports, there is ``tokenizer.json`` too, and the golden set holds the images' reports
+    (``reports``, uint8: the bytes of a JSON list of strings and nulls).
     """
 
     root: Path
@@ -155,6 +178,7 @@ class Bundle(Whole):
     TORCH = "model.safetensors"
     ONNX = "model.onnx"
     GOLDEN = "golden.safetensors"
+    TOKENIZER = "tokenizer.json"
 
     @property
     def is_onnx(self) -> bool:
@@ -167,6 +191,10 @@ class Bundle(Whole):
     @property
     def golden(self) -> Path:
         return self.root / self.GOLDEN
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.root / self.TOKENIZER
 
     def digest(self) -> str:
         return self.card.digest()
@@ -184,7 +212,7 @@ class Bundle(Whole):
 
     def files(self) -> tuple[Path, ...]:
         """The files that make up the bundle; a folder in a store may hold others beside them."""
-        return (self.root / self.CARD, self.weights, self.golden)
+        return (self.root / self.CARD, self.weights, self.golden, *((self.tokenizer,) if self.card.text else ()))
 
     def copy_to(self, folder: Path) -> Self:
         """The same bundle in another folder, which is made."""

@@ -104,6 +104,10 @@ class Manifest(Whole):
         frame = self.table.select(["mask_path", "mask_error"]).to_pylist()
         return np.array([row["mask_path"] is not None and row["mask_error"] is None for row in frame], dtype=bool)
 
+    def reports(self) -> tuple[str | None, ...]:
+        """Each image's report, None where there is none."""
+        return tuple(self.table.column("text").to_pylist())
+
     def digest(self) -> str:
         """sha256 over card and rows; independent of Arrow's chunking and of where the data lie."""
         rows = hashlib.sha256()
