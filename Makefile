@@ -10,7 +10,7 @@ PACKAGES := $(VENV)/.packages
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow bench lint
+.PHONY: help setup demo test test-slow bench table-systems lint
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ test-slow: $(INSTALLED)  ## the slow tests, and those that need a browser
 
 bench: $(INSTALLED)  ## benchmarks against the peers named in them
 	@$(BIN)/python -m pytest tests/benchmarks -m "slow or not slow"
+
+table-systems: $(INSTALLED)  ## the five published systems beside medflow, about two hours, resumable
+	@$(BIN)/python tests/benchmarks/systems
 
 lint: $(INSTALLED)  ## style, types, import rules
 	@$(BIN)/ruff check .
