@@ -1,7 +1,8 @@
 """What code a module reaches by its import statements, read from the source: nothing is run, no list is kept by hand.
 
-Two questions are asked of it. The cache key and a chunk's key ask what a computation *may* run, so imports inside
-functions count (``anywhere``). A package asks what importing a module *does* run, so they do not (``at_import``).
+Three questions are asked of it. The cache key asks what a computation *may* run, so imports inside functions count
+(``anywhere``). Others ask what importing a module *does* run, so they do not (``at_import``). A package and a chunk's
+key ask for every module of ours that may be needed, and for what those import at their own level (``ours_anywhere``).
 """
 
 from __future__ import annotations
@@ -86,6 +87,14 @@ def anywhere(tree: ast.Module) -> Iterator[ast.Import | ast.ImportFrom]:
 def at_import(tree: ast.Module) -> Iterator[ast.Import | ast.ImportFrom]:
     """The import statements that run when the module is imported."""
     return (node for node in _running(tree.body) if isinstance(node, ast.Import | ast.ImportFrom))
+
+
+def ours_anywhere(tree: ast.Module) -> Iterator[ast.Import | ast.ImportFrom]:
+    """Likewise, and the modules of ours that a function imports when it needs them; not what it imports of others."""
+    yield from at_import(tree)
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    inside = (node for function in functions for node in ast.walk(function) if isinstance(node, ast.ImportFrom))
+    yield from (node for node in inside if (node.module or "").partition(".")[0] in FIRST_PARTY)
 
 
 @cache

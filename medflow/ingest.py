@@ -19,7 +19,7 @@ from medflow.config.sections import IngestConfig
 from medflow.datasets._spec import DatasetSpec, Row
 from medflow.errors import ConfigError, PlatformError
 from medflow.fetch import fetch
-from medflow.imports import Sources, at_import, module_digest
+from medflow.imports import Sources, module_digest, ours_anywhere
 from medflow.packing import Chunk, Item, Packed, Plan
 from medflow.progress import say, track
 from medflow.records import DatasetCard, Manifest, PixelIndex, Pixels, PixelSpec, PixelStore, Shard, Source
@@ -102,7 +102,7 @@ def cut(rows: Sequence[Row], plan: Plan) -> list[Chunk]:
 
 def _code() -> str:
     state = hashlib.sha256()
-    for name, path in Sources().reached(["medflow.packing"], at_import).modules.items():
+    for name, path in Sources().reached(["medflow.packing"], ours_anywhere).modules.items():
         state.update(f"{name} {module_digest(path)}".encode())
     return state.hexdigest()
 

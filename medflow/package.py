@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from medflow.errors import ArtifactError, ModelError, ServingError
-from medflow.imports import Sources, at_import, distributions, module_digest
+from medflow.imports import Sources, distributions, module_digest, ours_anywhere
 from medflow.records import Bundle, Evaluation, Package, PackageFacts, digest_of, file_digest
 
 SERVICE = '''"""The service of this Bento. What it does is in medflow/serve.py."""
@@ -51,7 +51,7 @@ def package(bundle: Bundle, evaluation: Evaluation, *, work: Path) -> Package:
             f"{bundle.card.name} ({bundle.card.variant}) is a torch bundle, a package needs an ONNX one",
             hint="export it first: `medflow run` does, in its step export_onnx",
         )
-    served = Sources().reached(["medflow.serve"], at_import)
+    served = Sources().reached(["medflow.serve"], ours_anywhere)
     sources, pins = served.modules, distributions(served.packages)
     digest = content_digest(bundle, sources, pins)
     name, version = bundle.card.dataset.name, digest[:12]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from contextlib import ExitStack
+from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 
 import cv2
@@ -24,7 +25,10 @@ from medflow.pixels import ShardWriter, check_shape, part_of
 from medflow.records import PixelSpec, Record, Shard, digest_of
 
 #: The libraries whose versions a chunk's bytes depend on.
-DECODERS = f"pillow {PIL.__version__}, opencv {cv2.__version__}, numpy {np.__version__}"
+DECODERS = (
+    f"pillow {PIL.__version__}, opencv {cv2.__version__}, numpy {np.__version__}, "
+    f"pydicom {version('pydicom')}, gdcm {version('python-gdcm')}"
+)
 
 
 class Item(Record):

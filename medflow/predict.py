@@ -29,7 +29,7 @@ from medflow.scoring import Scorer, open_scorer
 TABLE = "predictions.csv"
 MASKS = "masks"
 OVERLAYS = "overlays"
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".ppm", ".pgm", ".jp2")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".ppm", ".pgm", ".dcm", ".dicom")
 BATCH = 8
 #: Red with this share of opacity marks the mask.
 OPACITY = 0.4

@@ -2,7 +2,8 @@
 
 ``to_pixels`` decodes strictly and brings an image to its ``PixelSpec``; nothing resizes later, and ``unfit_mask``
 alone goes the way back, from a model's mask to the image that was sent. Only Pillow decodes, because OpenCV
-answers a truncated file with gray rows and no error.
+answers a truncated file with gray rows and no error. DICOM files are images like any other: ``medflow.dicom``
+gives them their 8 bits, by rescale, window and bits stored.
 
 How values become 8 bits, whatever the file:
 
@@ -109,7 +110,14 @@ def read(data: bytes, channels: Literal[1, 3], *, max_pixels: int = MAX_PIXELS) 
 
 
 def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The first frame, fully decoded, in the file's own mode and orientation. Raises ImageError."""
+    """The first frame, fully decoded, in the file's own mode and orientation. Raises ImageError.
+
+    A DICOM file comes as mode L or RGB, and is refused where it has more than one frame.
+    """
+    if is_dicom(data):
+        from medflow.dicom.image import open_image as open_dicom  # pydicom takes a quarter of a second to import
+
+        return open_dicom(data, max_pixels=max_pixels)
     image = _open_header(data)
     _refuse_bomb(image, max_pixels)
     try:
@@ -122,6 +130,11 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
             hint="replace the file by a complete copy",
         ) from error
     return image
+
+
+def is_dicom(data: bytes) -> bool:
+    """By the mark of PS3.10, four letters after a preamble of 128 bytes."""
+    return data[128:132] == b"DICM"
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -161,7 +174,8 @@ def _open_header(data: bytes) -> Image.Image:
         raise ImageError(f"it is refused as a decompression bomb: {_words(error)}", hint=_SMALLER) from error
     except Exception as error:
         raise ImageError(
-            f"these {len(data)} bytes are no image that can be opened", hint=f"expected one of {', '.join(FORMATS)}"
+            f"these {len(data)} bytes are no image that can be opened",
+            hint=f"expected one of {', '.join(FORMATS)}, or DICOM",
         ) from error
 
 

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from medflow.errors import ArtifactError, ModelError, ServingError
-from medflow.imports import ROOT, Reached, Sources, at_import, distributions
+from medflow.imports import ROOT, Reached, Sources, distributions, ours_anywhere
 from medflow.package import content_digest, open_package, package
 from medflow.records import Bundle, Package
 from medflow.server import import_package, start_server
@@ -24,7 +24,7 @@ FORBIDDEN = {"torch", "pandas", "sklearn", "pyarrow", "timm", "monai", "mlflow",
 
 
 def served() -> Reached:
-    return Sources().reached(["medflow.serve"], at_import)
+    return Sources().reached(["medflow.serve"], ours_anywhere)
 
 
 @pytest.fixture(scope="module")
@@ -47,17 +47,21 @@ def test_importing_the_service_loads_nothing_heavy() -> None:
     assert not FORBIDDEN & set(json.loads(done.stdout))
 
 
-def test_the_closure_is_what_the_import_loads() -> None:
-    code = (
-        "import sys, json, medflow.serve; print(json.dumps(sorted(n for n in sys.modules if n.startswith('medflow'))))"
-    )
+@pytest.mark.parametrize("modules", ["medflow.serve", "medflow.serve, medflow.dicom.image"])
+def test_the_closure_is_what_the_import_loads(modules: str) -> None:
+    """The first DICOM upload loads what reads it; what only functions import is in the Bento too."""
+    code = f"import sys, json, {modules}; print(json.dumps(sorted(n for n in sys.modules if n.startswith('medflow'))))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == list(served().modules)
+    loaded = set(json.loads(done.stdout))
+    late = {name for name in served().modules if name.startswith("medflow.dicom")}
+    assert loaded | late == set(served().modules)
+    assert (late <= loaded) == ("dicom" in modules)
 
 
 def test_the_packages_are_pinned_and_few() -> None:
     pins = distributions(served().packages)
-    assert {"numpy", "onnxruntime", "pillow", "pydantic", "bentoml", "safetensors"} <= {name.lower() for name in pins}
+    expected = {"numpy", "onnxruntime", "pillow", "pydantic", "bentoml", "safetensors", "pydicom", "python-gdcm"}
+    assert expected <= {name.lower() for name in pins}
     assert not FORBIDDEN & {name.lower() for name in pins}
 
 

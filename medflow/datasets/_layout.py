@@ -10,7 +10,8 @@ from typing import Literal
 from medflow.errors import DataError
 from medflow.records import Finding
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
+DICOM_SUFFIXES = frozenset({".dcm", ".dicom"})
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"}) | DICOM_SUFFIXES
 _LITTER_FOLDERS = frozenset({"__MACOSX", ".ipynb_checkpoints", "@eaDir"})
 _EXAMPLES = 5
 
