@@ -6,7 +6,9 @@ latency come from scoring that file. The folder gets its name only when all of i
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +16,20 @@ from safetensors.numpy import save_file
 
 from medflow.decisions import Calibration, Calibrator
 from medflow.errors import DataError
+from medflow.graph import GOLDEN_IMAGES, GOLDEN_REPORTS
 from medflow.records import Bundle, Manifest, ModelCard, Pixels, file_digest
 from medflow.scoring import Scorer, latency_ms, open_rows, open_scorer, score
 
-GOLDEN_IMAGES = 8
+GOLDEN_ROWS = 8
 
 
 def finish(root: Path, card: ModelCard, weights: Path, val: Manifest, pixels: Pixels) -> Bundle:
     """Make the bundle ``root`` from a weights or graph file and the card as far as its maker knows it.
 
-    ``weights`` is moved into the bundle. Filled in here, whatever the given card says: ``thresholds`` and
-    ``temperatures`` (fitted on ``val``), ``weights_digest``, ``bytes`` and ``latency_ms``. An existing
-    ``root`` is replaced. Raises DataError where ``val`` is empty or was packed for another input.
+    ``weights`` is moved into the bundle; the tokenizer of a model that reads reports lies beside it and is copied.
+    Filled in here, whatever the given card says: ``thresholds`` and ``temperatures`` (fitted on ``val``),
+    ``weights_digest``, ``bytes`` and ``latency_ms``. An existing ``root`` is replaced. Raises DataError where ``val``
+    is empty or was packed for another input.
     """
     if not len(val):
         raise DataError("there are no validation rows to calibrate on", hint="give `split.val` a larger share")
@@ -33,6 +37,8 @@ def finish(root: Path, card: ModelCard, weights: Path, val: Manifest, pixels: Pi
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     bundle = Bundle(root=part, card=card)
+    if card.text is not None:
+        shutil.copyfile(weights.with_name(Bundle.TOKENIZER), bundle.tokenizer)
     shutil.move(weights, bundle.weights)
     bundle = _with(bundle, weights_digest=file_digest(bundle.weights), bytes=bundle.weights.stat().st_size)
     scorer = open_scorer(bundle)
@@ -66,10 +72,16 @@ def calibrate_on(scorer: Scorer, card: ModelCard, val: Manifest, pixels: Pixels)
 def _write_golden(bundle: Bundle, scorer: Scorer, val: Manifest, pixels: Pixels) -> None:
     """A few validation images, spread over the rows, and what this bundle says to them."""
     store = open_rows(val, pixels, bundle.card.preprocess.pixels)
-    chosen = np.unique(np.linspace(0, len(val) - 1, GOLDEN_IMAGES).astype(np.int64))
+    chosen = np.unique(np.linspace(0, len(val) - 1, GOLDEN_ROWS).astype(np.int64))
     images = np.ascontiguousarray(store.images(val.pixel_rows()[chosen]))
-    logits = {name: np.ascontiguousarray(values) for name, values in scorer(images).items()}
-    save_file({"image": images, **logits}, bundle.golden)
+    reports = val.take(chosen).reports()
+    logits = {name: np.ascontiguousarray(values) for name, values in scorer(images, reports).items()}
+    stored = {GOLDEN_REPORTS: _as_bytes(reports)} if bundle.card.text is not None else {}
+    save_file({GOLDEN_IMAGES: images, **stored, **logits}, bundle.golden)
+
+
+def _as_bytes(reports: Sequence[str | None]) -> np.ndarray:
+    return np.frombuffer(json.dumps(list(reports)).encode(), dtype=np.uint8)
 
 
 def _with(bundle: Bundle, **fields: object) -> Bundle:

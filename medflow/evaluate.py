@@ -161,7 +161,7 @@ def samples(bundle: Bundle, rows: Manifest, pixels: Pixels, *, count: int = 12, 
     images = store.images(chosen.pixel_rows())
     predicted = None
     if head:
-        said = probabilities(scoring.open_scorer(bundle)(images), card.heads, card.temperatures)
+        said = probabilities(scoring.open_scorer(bundle)(images, chosen.reports()), card.heads, card.temperatures)
         predicted = decide(said, card.heads, card.thresholds)[head.name][:, 0]
     has_mask = chosen.has_mask()
     masks = store.masks(chosen.pixel_rows()) if has_mask.any() else np.zeros(images.shape[:3], dtype=np.uint8)

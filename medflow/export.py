@@ -1,6 +1,7 @@
 """A torch bundle as an ONNX graph that takes the stored uint8 pixels and normalizes inside.
 
-Input ``images`` uint8 (n, height, width, channels), n free; outputs are float32 logits, named by head.
+Input ``images`` uint8 (n, height, width, channels), n free; outputs are float32 logits, named by head. A model that
+reads reports takes ``input_ids`` and ``attention_mask`` too, int64 (n, max_tokens), as its tokenizer.json gives them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from medflow.parity import measure
 from medflow.progress import say
 from medflow.records import Bundle, Manifest, ModelCard, Parity, Pixels, content
 from medflow.scoring import open_scorer
+from medflow.text import ATTENTION_MASK, INPUT_IDS
 
 VARIANTS = {"torch": "onnx", "pruned": "pruned_onnx"}
 METADATA = "medflow"
@@ -41,6 +43,7 @@ def export_onnx(bundle: Bundle, val: Manifest, pixels: Pixels, config: ExportCon
     card = bundle.card.model_copy(update={"variant": VARIANTS[bundle.card.variant]})
     draft = Bundle(root=work / "export", card=card)
     draft.root.mkdir(parents=True, exist_ok=True)
+    bundle.share_with(draft.root)
     write_graph(models.load(bundle), card, draft.weights, opset=config.opset)
     parity = measure(open_scorer(bundle, device="cpu"), Graph(draft), bundle.card, val, pixels)
     _refuse(parity, card, config.tolerance)
@@ -76,6 +79,7 @@ def essentials(card: ModelCard) -> dict[str, object]:
         "normalization": "inside the graph",
         "outputs": "logits",
         "model": content(card.model),
+        "text": None if card.text is None else content(card.text),
         "weights_from": card.weights_from,
         "data_digest": card.data_digest,
     }
@@ -89,26 +93,30 @@ class _Outputs(nn.Module):
         self.network = network
         self.names = names
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        logits = self.network(images)
+    def forward(self, images: Tensor, *tokens: Tensor) -> tuple[Tensor, ...]:
+        logits = self.network(images, *tokens)
         return tuple(logits[name] for name in self.names)
 
 
 def _trace(network: _Outputs, card: ModelCard, path: Path, opset: int) -> None:
     spec = card.preprocess.pixels
     # Two images: with one, a squeezed batch axis would be traced as a constant.
-    example = torch.zeros((2, spec.height, spec.width, spec.channels), dtype=torch.uint8)
+    example = [torch.zeros((2, spec.height, spec.width, spec.channels), dtype=torch.uint8)]
+    names = [INPUT]
+    if card.text is not None:
+        names += [INPUT_IDS, ATTENTION_MASK]
+        example += [torch.ones((2, card.text.max_tokens), dtype=torch.int64)] * 2
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             network,
-            (example,),
+            tuple(example),
             str(path),
             dynamo=False,
             opset_version=opset,
-            input_names=[INPUT],
+            input_names=names,
             output_names=network.names,
-            dynamic_axes={name: {0: "n"} for name in (INPUT, *network.names)},
+            dynamic_axes={name: {0: "n"} for name in (*names, *network.names)},
         )
 
 

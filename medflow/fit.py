@@ -35,6 +35,7 @@ from medflow.pixels import open_store
 from medflow.progress import say
 from medflow.records import EpochLog, HeadSpec, Manifest, Pixels, Preprocess, TrainingLog, content, digest_of
 from medflow.schedule import freeze, lr_at, make_optimizer, training_mode
+from medflow.text import Tokenizer
 from medflow.tracking import Tracker
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
@@ -52,13 +53,17 @@ class Data:
     pixels: Pixels
     heads: tuple[HeadSpec, ...]
     preprocess: Preprocess
+    tokenizer: Tokenizer | None = None
+    """Of a network that reads reports."""
 
     def examples(self, part: Manifest) -> Examples:
-        return Examples(part, open_store(self.pixels, self.preprocess.pixels.height), self.heads)
+        store = open_store(self.pixels, self.preprocess.pixels.height)
+        return Examples(part, store, self.heads, self.tokenizer)
 
     def digest(self) -> str:
         parts = [self.train.digest(), self.val.digest(), self.pixels.digest()]
-        return digest_of([*parts, [content(head) for head in self.heads], content(self.preprocess)])
+        reading = [self.tokenizer.sha256()] if self.tokenizer else []
+        return digest_of([*parts, [content(head) for head in self.heads], content(self.preprocess), *reading])
 
 
 def fit(
@@ -164,7 +169,7 @@ class _Fit:
         for _ in parts:
             batch = next(loader).to(self.fabric.device)
             image_ids += batch.image_ids
-            sums = self.objective.sums(self.module(batch.images), batch.targets, batch.known)
+            sums = self.objective.sums(self.module(*batch.inputs), batch.targets, batch.known)
             loss = self.objective.total({name: value / terms[name] for name, value in sums.items()})
             self.fabric.backward(loss)
             total += loss.detach()
@@ -222,7 +227,7 @@ class _Fit:
         sums = dict.fromkeys(terms, 0.0)
         for batch in plain_batches(self.val, self.batch_size, workers=self.config.workers):
             there = batch.to(self.fabric.device)
-            logits = self.module(there.images)
+            logits = self.module(*there.inputs)
             for name, value in self.objective.sums(logits, there.targets, there.known).items():
                 sums[name] += float(value)
             self.monitor.add(_arrays(logits), _arrays(batch.targets), _arrays(batch.known))

@@ -5,10 +5,11 @@ The service's way of scoring: ``medflow.scoring`` opens torch bundles too, and s
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,10 @@ from safetensors.numpy import load_file
 from medflow.decisions import probabilities
 from medflow.errors import ArtifactError, ModelError
 from medflow.records import Bundle, HeadSpec
+from medflow.text import ATTENTION_MASK, INPUT_IDS, Tokenizer
 
 INPUT = "images"
-GOLDEN_IMAGES = "image"
+GOLDEN_IMAGES, GOLDEN_REPORTS = "image", "reports"
 #: Largest difference of probabilities between a golden set and its reproduction. Integer kernels
 #: round differently from one processor to the next (VNNI or not), float ones hardly.
 GOLDEN_TOLERANCE = {"float": 1e-3, "int8": 5e-2}
@@ -38,22 +40,35 @@ class Graph:
         self.card = bundle.card
         self._session = _session(bundle.weights, threads or cores())
         self._outputs = [output.name for output in self._session.get_outputs()]
+        self._tokenizer = Tokenizer.of(bundle)
         self._check_signature()
 
-    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """Logits float32 by head: (n, labels), or (n, 1, height, width) for a mask; ``images`` uint8 (n, h, w, c)."""
-        values = self._session.run(self._outputs, {INPUT: np.ascontiguousarray(images)})
+    def __call__(self, images: np.ndarray, reports: Sequence[str | None] | None = None) -> dict[str, np.ndarray]:
+        """Logits float32 by head: (n, labels), or (n, 1, height, width) for a mask; ``images`` uint8 (n, h, w, c).
+
+        ``reports`` are the images', for a graph that reads them; without, no image has one.
+        """
+        values = self._session.run(self._outputs, self.inputs(images, reports))
         return dict(zip(self._outputs, values, strict=True))
+
+    def inputs(self, images: np.ndarray, reports: Sequence[str | None] | None = None) -> dict[str, np.ndarray]:
+        """What the session takes, by name."""
+        given = {INPUT: np.ascontiguousarray(images)}
+        if self._tokenizer is not None:
+            given |= self._tokenizer([None] * len(images) if reports is None else reports).named()
+        return given
 
     def _check_signature(self) -> None:
         spec = self.card.preprocess.pixels
         wanted = (INPUT, "tensor(uint8)", [spec.height, spec.width, spec.channels])
+        tokens = [] if self.card.text is None else [self.card.text.max_tokens]
+        read = [(name, "tensor(int64)", tokens) for name in (INPUT_IDS, ATTENTION_MASK) if tokens]
         found = [(item.name, item.type, list(item.shape[1:])) for item in self._session.get_inputs()]
         heads = {head.name for head in self.card.heads}
-        if found != [wanted] or set(self._outputs) != heads:
+        if found != [wanted, *read] or set(self._outputs) != heads:
             raise ModelError(
                 f"the graph of {self.card.name} takes {found} and gives {sorted(self._outputs)}, "
-                f"its card says {wanted} and {sorted(heads)}",
+                f"its card says {[wanted, *read]} and {sorted(heads)}",
                 hint="the graph and card.json are not from the same export; run the export again",
             )
 
@@ -65,7 +80,7 @@ def golden_difference(bundle: Bundle, graph: Graph) -> float:
     Raises ArtifactError where the golden set cannot be read.
     """
     golden = read_golden(bundle)
-    found = graph(golden[GOLDEN_IMAGES])
+    found = graph(golden[GOLDEN_IMAGES], golden_reports(golden))
     heads = bundle.card.heads
     return difference(found, {head.name: golden[head.name] for head in heads}, bundle)
 
@@ -97,12 +112,19 @@ def read_golden(bundle: Bundle) -> dict[str, np.ndarray]:
         raise ArtifactError(
             f"the golden set of {bundle.card.name} cannot be read: {error}", hint="run the export again"
         ) from error
-    missing = {GOLDEN_IMAGES, *(head.name for head in bundle.card.heads)} - set(golden)
+    read = {GOLDEN_REPORTS} if bundle.card.text else set()
+    missing = {GOLDEN_IMAGES, *read, *(head.name for head in bundle.card.heads)} - set(golden)
     if missing:
         raise ArtifactError(
             f"the golden set of {bundle.card.name} lacks {', '.join(sorted(missing))}", hint="run the export again"
         )
     return golden
+
+
+def golden_reports(golden: Mapping[str, np.ndarray]) -> list[str | None] | None:
+    """The reports of a golden set, or None where its model reads none."""
+    stored = golden.get(GOLDEN_REPORTS)
+    return None if stored is None else json.loads(stored.tobytes())
 
 
 def cores() -> int:

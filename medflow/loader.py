@@ -23,6 +23,7 @@ from medflow.errors import TrainingError
 from medflow.heads import known_terms
 from medflow.pixels import Store
 from medflow.records import HeadSpec, Manifest
+from medflow.text import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,13 @@ class Batch:
     known: Mapping[str, Tensor]
     """bool (n,), or (n, labels) for independent labels."""
     image_ids: tuple[str, ...]
+    tokens: tuple[Tensor, ...] = ()
+    """Token ids and attention mask of the reports, int64 (n, max_tokens); empty where the model reads none."""
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What a network takes."""
+        return (self.images, *self.tokens)
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -49,6 +57,7 @@ class Batch:
             targets={name: value.pin_memory().to(device, non_blocking=True) for name, value in self.targets.items()},
             known={name: value.pin_memory().to(device, non_blocking=True) for name, value in self.known.items()},
             image_ids=self.image_ids,
+            tokens=tuple(value.pin_memory().to(device, non_blocking=True) for value in self.tokens),
         )
 
 
@@ -80,10 +89,14 @@ class Pass:
 class Examples:
     """The rows of a manifest beside their pixels. Safe to read from several threads."""
 
-    def __init__(self, manifest: Manifest, store: Store, heads: Sequence[HeadSpec]) -> None:
+    def __init__(
+        self, manifest: Manifest, store: Store, heads: Sequence[HeadSpec], tokenizer: Tokenizer | None = None
+    ) -> None:
+        """``tokenizer`` is that of a model that reads reports."""
         self.image_ids = manifest.column("image_id")
         self.targets = {head.name: manifest.targets(head) for head in heads if head.kind != "mask"}
         self._store = store
+        self._tokens = tuple(tokenizer(manifest.reports()).named().values()) if tokenizer else ()
         self._pixel_rows = manifest.pixel_rows()
         self._masks = tuple(head.name for head in heads if head.kind == "mask")
         has_mask = manifest.has_mask()
@@ -117,6 +130,7 @@ class Examples:
             targets=targets,
             known={name: torch.from_numpy(self._known[name][rows]) for name in targets},
             image_ids=tuple(str(name) for name in self.image_ids[rows]),
+            tokens=tuple(torch.from_numpy(values[rows]) for values in self._tokens),
         )
 
 

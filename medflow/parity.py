@@ -20,12 +20,14 @@ def measure(reference: Scorer, variant: Scorer, card: ModelCard, val: Manifest, 
     gives a mask alone, where all its pixels do. Raises DataError where the rows were packed for another input.
     """
     store = open_rows(val, pixels, card.preprocess.pixels)
-    chosen = val.pixel_rows()[np.unique(np.linspace(0, len(val) - 1, IMAGES).astype(np.int64))]
+    compared = val.take(np.unique(np.linspace(0, len(val) - 1, IMAGES).astype(np.int64)))
+    chosen, reports = compared.pixel_rows(), compared.reports()
     largest, agreed = 0.0, 0
     for start in range(0, len(chosen), BATCH):
         images = store.images(chosen[start : start + BATCH])
-        first = probabilities(reference(images), card.heads, card.temperatures)
-        second = probabilities(variant(images), card.heads, card.temperatures)
+        read = reports[start : start + BATCH]
+        first = probabilities(reference(images, read), card.heads, card.temperatures)
+        second = probabilities(variant(images, read), card.heads, card.temperatures)
         largest = max([largest, *(_gap(first[head.name], second[head.name]) for head in card.heads)])
         agreed += int(_agree(first, second, card).sum())
     return Parity(

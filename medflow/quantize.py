@@ -39,6 +39,8 @@ WORTH_DB = 3.0
 BATCH = 8
 SEED = 0
 CPUINFO = Path("/proc/cpuinfo")
+#: Inputs of a graph by name, a few rows each.
+Feeds = list[dict[str, np.ndarray]]
 
 
 def quantize(
@@ -56,8 +58,9 @@ def quantize(
         )
     folder = work / "quantize"
     folder.mkdir(parents=True, exist_ok=True)
+    bundle.share_with(folder)
     card = bundle.card.model_copy(update={"variant": VARIANTS[bundle.card.variant]})
-    sample = _calibration_images(bundle, train, pixels, config.calibration_images)
+    sample = _calibration_rows(bundle, train, pixels, config.calibration_images)
     reduce_range = _reduce_range(config.reduce_range)
     best = _best(bundle, Bundle(root=folder, card=card), sample, reduce_range)
     say(f"quantized {card.name}: {best.snr:.1f} dB, {best.way.name}")
@@ -90,12 +93,14 @@ class _Tried:
     snr: float
 
 
-def _best(bundle: Bundle, draft: Bundle, sample: np.ndarray, reduce_range: bool) -> _Tried:
+def _best(bundle: Bundle, draft: Bundle, sample: Sample, reduce_range: bool) -> _Tried:
     """The first way that is good enough, or else the best of all. Raises ModelError where none runs."""
     prepared = draft.root / "prepared.onnx"
     tried: list[_Tried] = []
     failures: list[str] = []
-    expected = _logits(Graph(bundle), sample)
+    graph = Graph(bundle)
+    feeds = [graph.inputs(*part) for part in sample.parts()]
+    expected = _logits(graph, sample)
     try:
         quant_pre_process(bundle.weights, prepared, skip_symbolic_shape=True)
         ways = list(_ways(onnx.load(prepared)))
@@ -105,7 +110,8 @@ def _best(bundle: Bundle, draft: Bundle, sample: np.ndarray, reduce_range: bool)
         target = draft.root / str(number) / Bundle.ONNX
         target.parent.mkdir(exist_ok=True)
         try:
-            _write(prepared, bundle.weights, target, sample, way, reduce_range)
+            bundle.share_with(target.parent)
+            _write(prepared, bundle.weights, target, feeds, way, reduce_range)
             found = _logits(Graph(Bundle(root=target.parent, card=draft.card)), sample)
         except Exception as error:
             failures.append(f"{way.name}: {_first_line(error)}")
@@ -132,11 +138,11 @@ def _ways(graph: onnx.ModelProto) -> Iterator[_Way]:
     yield _Way("weighted operators but the first", WEIGHTED, (*always, first))
 
 
-def _write(prepared: Path, source: Path, target: Path, sample: np.ndarray, way: _Way, reduce_range: bool) -> None:
+def _write(prepared: Path, source: Path, target: Path, feeds: Feeds, way: _Way, reduce_range: bool) -> None:
     quantize_static(
         prepared,
         target,
-        _Reader(sample),
+        _Reader(feeds),
         quant_format=QuantFormat.QDQ,
         op_types_to_quantize=list(way.types),
         per_channel=True,
@@ -188,29 +194,45 @@ def signal_to_noise(expected: dict[str, np.ndarray], found: dict[str, np.ndarray
     return min(ratios)
 
 
-def _logits(graph: Graph, images: np.ndarray) -> dict[str, np.ndarray]:
-    parts = [graph(images[start : start + BATCH]) for start in range(0, len(images), BATCH)]
+@dataclass(frozen=True)
+class Sample:
+    """Training rows that calibrate."""
+
+    images: np.ndarray
+    """uint8 (n, height, width, channels)."""
+    reports: tuple[str | None, ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def parts(self) -> Iterator[tuple[np.ndarray, tuple[str | None, ...]]]:
+        for start in range(0, len(self), BATCH):
+            yield self.images[start : start + BATCH], self.reports[start : start + BATCH]
+
+
+def _logits(graph: Graph, sample: Sample) -> dict[str, np.ndarray]:
+    parts = [graph(*part) for part in sample.parts()]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 class _Reader(CalibrationDataReader):
     """Feeds the calibrator, a few images at a time."""
 
-    def __init__(self, images: np.ndarray) -> None:
-        self._batches = iter([images[start : start + BATCH] for start in range(0, len(images), BATCH)])
+    def __init__(self, feeds: Feeds) -> None:
+        self._feeds = iter(feeds)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        batch = next(self._batches, None)
-        return None if batch is None else {INPUT: batch}
+        return next(self._feeds, None)
 
 
-def _calibration_images(bundle: Bundle, train: Manifest, pixels: Pixels, count: int) -> np.ndarray:
-    """Training rows drawn without replacement, always the same ones: uint8 (n, height, width, channels)."""
+def _calibration_rows(bundle: Bundle, train: Manifest, pixels: Pixels, count: int) -> Sample:
+    """Training rows drawn without replacement, always the same ones."""
     if not len(train):
         raise DataError("there are no training rows to calibrate on", hint="give `split.train` a larger share")
     rows = np.random.default_rng([SEED, len(train)]).permutation(len(train))[:count]
-    store = open_rows(train, pixels, bundle.card.preprocess.pixels)
-    return store.images(train.pixel_rows()[np.sort(rows)])
+    drawn = train.take(np.sort(rows))
+    store = open_rows(drawn, pixels, bundle.card.preprocess.pixels)
+    return Sample(images=store.images(drawn.pixel_rows()), reports=drawn.reports())
 
 
 # -- the processor -------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from medflow.errors import ArtifactError, DataError
 from medflow.records import Bundle, HeadSpec, Manifest, PixelSpec, file_digest
+from medflow.text import Tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -24,9 +25,13 @@ if TYPE_CHECKING:
 
 
 class Scorer(Protocol):
-    """uint8 (n, height, width, channels) → logits by head, float32 (n, labels); (n, 1, height, width) for a mask."""
+    """uint8 (n, height, width, channels) → logits by head, float32 (n, labels); (n, 1, height, width) for a mask.
 
-    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]: ...
+    ``reports`` are the images', None for one without; a model that reads none leaves them unread, and where they are
+    not given no image has one.
+    """
+
+    def __call__(self, images: np.ndarray, reports: Sequence[str | None] | None = None) -> dict[str, np.ndarray]: ...
 
 
 def open_scorer(bundle: Bundle, *, threads: int | None = None, device: str = "auto") -> Scorer:
@@ -60,8 +65,8 @@ class OnnxScorer:
         self._spec = bundle.card.preprocess.pixels
         self._graph = Graph(bundle, threads=threads)
 
-    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        return self._graph(_checked(images, self._spec))
+    def __call__(self, images: np.ndarray, reports: Sequence[str | None] | None = None) -> dict[str, np.ndarray]:
+        return self._graph(_checked(images, self._spec), reports)
 
 
 class TorchScorer:
@@ -77,14 +82,18 @@ class TorchScorer:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self._device = torch.device(device)
         self._network: torch.nn.Module = models.load(bundle).to(self._device).eval()
+        self._tokenizer = Tokenizer.of(bundle)
 
-    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+    def __call__(self, images: np.ndarray, reports: Sequence[str | None] | None = None) -> dict[str, np.ndarray]:
         import torch
 
         # A copy: stores are read-only memory maps, which torch cannot wrap without a warning.
-        tensor = torch.from_numpy(np.array(_checked(images, self._spec))).to(self._device)
+        given = [np.array(_checked(images, self._spec))]
+        if self._tokenizer is not None:
+            given += self._tokenizer([None] * len(images) if reports is None else reports).named().values()
+        tensors = [torch.from_numpy(values).to(self._device) for values in given]
         with torch.inference_mode():
-            return {name: value.float().cpu().numpy() for name, value in self._network(tensor).items()}
+            return {name: value.float().cpu().numpy() for name, value in self._network(*tensors).items()}
 
 
 # -- rows of a manifest --------------------------------------------------------------------------
@@ -117,9 +126,9 @@ def score(
     scorer: Scorer, rows: Manifest, store: Store, *, batch_size: int = 32
 ) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
     """Logits of every row, batch by batch in order, so that mask logits never lie in memory all at once."""
-    pixel_rows = rows.pixel_rows()
+    pixel_rows, reports = rows.pixel_rows(), rows.reports()
     for part in batches(len(rows), batch_size):
-        yield part, scorer(store.images(pixel_rows[part]))
+        yield part, scorer(store.images(pixel_rows[part]), reports[part])
 
 
 def label_logits(

@@ -214,6 +214,11 @@ class Bundle(Whole):
         """The files that make up the bundle; a folder in a store may hold others beside them."""
         return (self.root / self.CARD, self.weights, self.golden, *((self.tokenizer,) if self.card.text else ()))
 
+    def share_with(self, folder: Path) -> None:
+        """Copy what every variant made from this bundle has as it is: the tokenizer, where there is one."""
+        if self.card.text is not None:
+            shutil.copyfile(self.tokenizer, folder / self.TOKENIZER)
+
     def copy_to(self, folder: Path) -> Self:
         """The same bundle in another folder, which is made."""
         folder.mkdir(parents=True, exist_ok=True)
