@@ -14,13 +14,13 @@ from typing import Final
 SECONDS: Final = 5.0
 
 
-def cached(repository: str, file: str) -> Path | None:
-    """A file of the hub that was fetched before, or None."""
+def cached(repository: str, file: str, *, revision: str | None = None) -> Path | None:
+    """A file of the hub that was fetched before, or None. ``revision`` None is the newest that this machine saw."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     try:
-        found = try_to_load_from_cache(repository, file)
+        found = try_to_load_from_cache(repository, file, revision=revision)
     except HFValidationError:  # no name of the hub's
         return None
     return Path(found) if isinstance(found, str) else None
@@ -42,12 +42,14 @@ def answers() -> bool:
         return False
 
 
-def fetch(repository: str, file: str) -> Path:
+def fetch(repository: str, file: str, *, revision: str | None = None) -> Path:
     """A file of the hub, from this machine where it was fetched before. Raises OSError where it cannot be had."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        return cached(repository, file) or Path(hf_hub_download(repository, file, etag_timeout=SECONDS))
+        return cached(repository, file, revision=revision) or Path(
+            hf_hub_download(repository, file, revision=revision, etag_timeout=SECONDS)
+        )
     except (HfHubHTTPError, ValueError) as error:
         raise OSError(str(error).splitlines()[0]) from error

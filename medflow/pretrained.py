@@ -1,4 +1,4 @@
-"""Weights that a backbone starts from: timm's ImageNet weights, a local safetensors file, or none.
+"""Weights that a backbone starts from: ImageNet's, from timm's or SMP's hub, a local safetensors file, or none.
 
 Only safetensors is read. A machine without a network is told so within seconds: the cache is looked at
 first, and the hub is asked once whether it is there before anything is fetched from it.
@@ -6,20 +6,39 @@ first, and the hub is asked once whether it is there before anything is fetched 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from medflow import hub
-from medflow.config.sections import ModelConfig, TimmModel
+from medflow.config.sections import DualPathModel, ModelConfig, SmpModel, TimmModel
 from medflow.errors import ModelError, WeightsUnavailable
 from medflow.models import Network
-from medflow.records import file_digest
+from medflow.models.encoders import timm_backbone
+from medflow.models.smp import TIMM_PREFIX, encoder_name, filled_encoder
+from medflow.records import PixelSpec, file_digest
 
 WEIGHTS_FILE: Final = "model.safetensors"
+
+Fill = Callable[[Mapping[str, Tensor]], nn.Module]
+
+
+@dataclass(frozen=True)
+class Published:
+    """Where a backbone's ImageNet weights are published, and how a backbone is made of them."""
+
+    repository: str
+    """On the hub; empty where none are published."""
+    revision: str | None
+    title: str
+    fill: Fill
+    """From the published tensors to a backbone of the config's size and channels."""
 
 
 def load_pretrained(network: Network, model: ModelConfig) -> str:
@@ -30,61 +49,97 @@ def load_pretrained(network: Network, model: ModelConfig) -> str:
     """
     if model.pretrained == "none":
         return "none"
+    published = _published(model, network.mean.shape[1])
     if model.pretrained == "imagenet":
-        return _from_imagenet(network, model)
-    return _from_file(network.backbone, Path(model.pretrained).expanduser(), model)
+        return _from_imagenet(network, model, published)
+    return _from_file(network.backbone, Path(model.pretrained).expanduser(), model, published)
+
+
+def _published(model: ModelConfig, channels: int) -> Published | None:
+    """None for a family that nobody trained on ImageNet."""
+    spec = PixelSpec(height=model.size or 0, width=model.size or 0, channels=channels)
+    match model:
+        case TimmModel():
+            return _of_timm(model.name, lambda tensors: timm_backbone(model.name, spec, weights=tensors))
+        case DualPathModel():
+            fill: Fill = lambda tensors: timm_backbone(model.encoder, spec, levels=True, weights=tensors)  # noqa: E731
+            return _of_timm(model.encoder, fill)
+        case SmpModel():
+            return _of_smp(model, spec)
+        case _:
+            return None
+
+
+def _of_timm(name: str, fill: Fill) -> Published:
+    import timm
+
+    card = timm.get_pretrained_cfg(name)
+    title = f"timm {card.architecture}.{card.tag}" if card is not None else ""
+    return Published((card.hf_hub_id or "") if card is not None else "", None, title, fill)
+
+
+def _of_smp(model: SmpModel, spec: PixelSpec) -> Published:
+    from segmentation_models_pytorch.encoders import encoders
+
+    name = encoder_name(model)
+
+    def fill(tensors: Mapping[str, Tensor]) -> nn.Module:
+        return filled_encoder(model, spec, tensors)
+
+    if name.startswith(TIMM_PREFIX):
+        return _of_timm(name.removeprefix(TIMM_PREFIX), fill)
+    settings = encoders[name]["pretrained_settings"].get("imagenet", {"repo_id": "", "revision": None})
+    return Published(settings["repo_id"], settings["revision"], f"smp {name}", fill)
 
 
 # -- ImageNet ------------------------------------------------------------------------------------
 
 
-def _from_imagenet(network: Network, model: ModelConfig) -> str:
-    import timm
-
-    card = timm.get_pretrained_cfg(model.name) if isinstance(model, TimmModel) else None
-    if card is None or not card.hf_hub_id:
+def _from_imagenet(network: Network, model: ModelConfig, published: Published | None) -> str:
+    if published is None or not published.repository:
         raise ModelError(
             f"model {model.key!r} has no ImageNet weights",
             hint="set model.pretrained=none, or name a file: model.pretrained=/path/weights.safetensors",
         )
-    tensors = load_file(hub.cached(card.hf_hub_id, WEIGHTS_FILE) or _fetched(card.hf_hub_id, model))
-    options: dict[str, Any] = {"img_size": model.size} if card.fixed_input_size else {}
-    # timm knows how this architecture's checkpoint is renamed, and how 3 input channels become 1.
-    filled = timm.create_model(
-        model.name,
-        pretrained=True,
-        pretrained_cfg_overlay={"state_dict": tensors},
-        num_classes=0,
-        in_chans=network.mean.shape[1],
-        **options,
+    tensors = load_file(
+        hub.cached(published.repository, WEIGHTS_FILE, revision=published.revision) or _fetched(published, model)
     )
-    network.backbone.load_state_dict(filled.state_dict())
-    return f"imagenet (timm {card.architecture}.{card.tag})"
+    state, random = _filled(published, tensors)
+    if random:
+        raise ModelError(
+            f"{published.repository} lacks {len(random)} tensors of {model.key}, for example {random[0]!r}",
+            hint="set model.pretrained=none; or the file in the hub's cache is damaged, then remove it",
+        )
+    network.backbone.load_state_dict(state)
+    return f"imagenet ({published.title})"
 
 
-def _fetched(repository: str, model: ModelConfig) -> Path:
+def _fetched(published: Published, model: ModelConfig) -> Path:
     hint = (
         f"set model.pretrained=none to start from random weights, or model.pretrained=/path/{model.key}.safetensors "
-        "to start from a file"
+        f"to start from a file, such as {WEIGHTS_FILE} of {published.repository}"
     )
     if not hub.answers():
         raise WeightsUnavailable(
-            f"the ImageNet weights of {model.name} are not on this machine, and the hub cannot be reached", hint=hint
+            f"the ImageNet weights of {model.key} are not on this machine, and the hub cannot be reached", hint=hint
         )
     try:
-        return hub.fetch(repository, WEIGHTS_FILE)
+        return hub.fetch(published.repository, WEIGHTS_FILE, revision=published.revision)
     except OSError as error:
         reason = str(error).splitlines()[0]
         raise WeightsUnavailable(
-            f"the ImageNet weights of {model.name} could not be fetched: {reason}", hint=hint
+            f"the ImageNet weights of {model.key} could not be fetched: {reason}", hint=hint
         ) from error
 
 
 # -- a local file --------------------------------------------------------------------------------
 
 
-def _from_file(backbone: nn.Module, path: Path, model: ModelConfig) -> str:
-    """Strict on the backbone: every tensor must be in the file, in its shape. Others, as a classifier's, are left."""
+def _from_file(backbone: nn.Module, path: Path, model: ModelConfig, published: Published | None) -> str:
+    """A bundle's own weights, a backbone's, or a file as its publisher wrote it, made for 3 channels or another size.
+
+    Strict: every tensor of the backbone must come from the file. Others, as a classifier's, are left.
+    """
     if not path.is_file():
         raise WeightsUnavailable(
             f"model.pretrained names {model.pretrained!r}, which is no file",
@@ -97,16 +152,50 @@ def _from_file(backbone: nn.Module, path: Path, model: ModelConfig) -> str:
             f"{path.name} is no safetensors file: {error}",
             hint="convert it with safetensors.torch.save_file; pickled checkpoints are not read",
         ) from error
-    # A bundle's own weights name the backbone; a file of timm's is the backbone.
     own = {name.removeprefix("backbone."): tensor for name, tensor in tensors.items() if name.startswith("backbone.")}
-    given, wanted = own or tensors, backbone.state_dict()
-    missing = [name for name in wanted if name not in given]
-    misshapen = [name for name in wanted if name in given and given[name].shape != wanted[name].shape]
-    if missing or misshapen:
-        raise ModelError(
-            f"{path.name} is not for {model.name}: {len(missing)} of {len(wanted)} tensors are missing and "
-            f"{len(misshapen)} have another shape, for example {(missing + misshapen)[0]!r}",
-            hint=f"name weights of {model.name} made for the same number of input channels, or model.pretrained=none",
-        )
+    given: Mapping[str, Tensor] = own or tensors
+    wanted = backbone.state_dict()
+    unfit = [name for name in wanted if name not in given or given[name].shape != wanted[name].shape]
+    if unfit:
+        given = _converted(tensors, unfit, len(wanted), path, model, published)
     backbone.load_state_dict({name: given[name] for name in wanted})
     return f"file sha256:{file_digest(path)}"
+
+
+def _converted(
+    tensors: Mapping[str, Tensor],
+    unfit: list[str],
+    wanted: int,
+    path: Path,
+    model: ModelConfig,
+    published: Published | None,
+) -> Mapping[str, Tensor]:
+    """The file read as its publisher's, or ModelError with what it lacks."""
+    refusal = ModelError(
+        f"{path.name} is not for {model.key}: {len(unfit)} of {wanted} tensors are missing or have another shape, for "
+        f"example {unfit[0]!r}",
+        hint=f"name weights of {model.key}, or set model.pretrained=none",
+    )
+    if published is None:
+        raise refusal
+    try:
+        state, random = _filled(published, tensors)
+    except Exception as error:  # what timm and SMP make of tensors they do not know, they raise as they please
+        raise refusal from error
+    if random:
+        raise refusal
+    return state
+
+
+def _filled(published: Published, tensors: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], list[str]]:
+    """The backbone's state made of published tensors, and the names of those that stayed random.
+
+    timm fills what it finds and logs the rest. What two seeds make differently did not come from the file.
+    """
+    states = []
+    for seed in (0, 1):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            states.append(published.fill(tensors).state_dict())
+    first, second = states
+    return first, [name for name in first if not torch.equal(first[name], second[name])]

@@ -146,10 +146,11 @@ class _Core(nn.Module):
     def __init__(self, network: models.Network) -> None:
         super().__init__()
         self.backbone = network.backbone
+        self.neck = network.neck
         self.heads = network.heads
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
-        features = self.backbone(pixels)
+        features = self.neck(self.backbone(pixels))
         return [head(features) for head in self.heads.values()]
 
 

@@ -123,7 +123,8 @@ REFUSED = {
     "yes is not true": (
         MINIMAL, ["prune.enabled=yes"],
         'command line: prune.enabled: expected true or false, found "yes"',
-        "the default is true",
+        "None takes configs/models.yaml: on where every listed model can lose channels. The run's graph is fixed "
+        "before a model is selected, so one that cannot takes pruning out of the run.",
     ),
     "a word for a list": (
         MINIMAL, ["heads=diagnosis"],
@@ -157,12 +158,12 @@ REFUSED = {
     ),
     "unknown kind of model": (
         "dataset: phantom\nmodels:\n  - {kind: tim, name: resnet18}\n", [],
-        '{file} line 3: models.0.kind: expected timm or monai_unet, found "tim"',
+        '{file} line 3: models.0.kind: expected {kinds}, found "tim"',
         "did you mean timm?",
     ),
     "a model without a kind": (
         "dataset: phantom\nmodels:\n  - {name: resnet18}\n", [],
-        "{file} line 3: models.0.kind: expected timm or monai_unet, found nothing",
+        "{file} line 3: models.0.kind: expected {kinds}, found nothing",
         "for example `models: [{{kind: timm, name: resnet18}}]`",
     ),
     "no models": (
@@ -217,7 +218,7 @@ def test_refusal_names_file_key_expected_found_and_the_nearest(
     path = yaml_in(tmp_path, text)
     with pytest.raises(ConfigError) as refusal:
         load("mine", overrides)
-    assert refusal.value.message == message.format(file="mine.yaml", path=path)
+    assert refusal.value.message == message.format(file="mine.yaml", path=path, kinds=" or ".join(keys.MODEL_KINDS))
     assert refusal.value.hint == hint.format()
 
 
@@ -383,7 +384,7 @@ def test_only_what_is_not_the_default_is_marked(tmp_path: Path) -> None:
     marked = {
         line.split(":")[0].strip(" -"): line.split(MARK)[1] for line in as_yaml(reading).splitlines() if MARK in line
     }
-    assert set(marked) == {"dataset", "name", "seed", "clip", "size", "stats", "batch_size"}
+    assert set(marked) == {"dataset", "name", "seed", "clip", "size", "stats", "batch_size", "enabled"}
     assert marked["clip"] == "command line"
     assert marked["seed"].endswith("mine.yaml line 3")
     assert marked["size"] == "configs/models.yaml"

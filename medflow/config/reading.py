@@ -1,7 +1,8 @@
 """From a YAML and the command line to a ``RunConfig``; whatever cannot be meant is refused at this door.
 
 Layers, each over the one before: defaults < recipe (named by ``recipe:``) < the dataset's YAML < command line.
-What is then still open, a model's `size` and `stats` and `train.batch_size`, comes from ``configs/models.yaml``.
+What is then still open, a model's `size` and `stats`, `train.batch_size` and `prune.enabled`,
+comes from ``configs/models.yaml``.
 Mappings merge key by key; a list replaces the list below it. A dotted key in a YAML (``train.stages.0.lr: 3.0e-4``)
 sets that one place after the file's other keys.
 
@@ -131,8 +132,8 @@ def read(name_or_path: str | Path, overrides: Sequence[str] = (), *, folder: Pat
     _require_models(merge, file)
     defaults = keys.complete({"models": [_bare(model) for model in merge.tree["models"]]})
     _write_numbers_as_text(merge.tree)
-    for key, value in fill_from_models(merge.tree, shipped() / "models.yaml"):
-        merge.put(key, value, Origin("models.yaml", "configs/models.yaml"))
+    for filled in fill_from_models(merge.tree, shipped() / "models.yaml"):
+        merge.put(filled.key, filled.value, Origin("models.yaml", filled.where))
     config = _validated(merge, file)
     tree = config.model_dump(mode="json", by_alias=True)
     return Reading(config=config, file=file, origins=merge.origins, tree=tree, defaults=defaults)

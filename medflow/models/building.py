@@ -9,11 +9,13 @@ from pydantic import TypeAdapter
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from medflow.config.sections import ModelConfig, MonaiUNet, TimmModel
+from medflow.config.sections import DualPathModel, ModelConfig, MonaiUNet, SmpModel, TimmModel
 from medflow.errors import ArtifactError
 from medflow.models.classifiers import timm_classifier
+from medflow.models.dual_path import dual_path
 from medflow.models.narrowing import narrow
-from medflow.models.network import Network
+from medflow.models.network import Network, Parts
+from medflow.models.smp import smp_network
 from medflow.models.unet import monai_unet
 from medflow.records import Bundle, HeadSpec, Preprocess, PrunedLayer
 
@@ -33,7 +35,8 @@ def build(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = Network(*_parts(model, heads, preprocess), preprocess)
+        parts = _parts(model, heads, preprocess)
+        network = Network(parts.backbone, parts.heads, preprocess, parts.neck)
     narrow(network, pruned)
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
@@ -67,11 +70,13 @@ def read_config(section: Mapping[str, object]) -> ModelConfig:
     return TypeAdapter(ModelConfig).validate_python(dict(section))
 
 
-def _parts(
-    model: ModelConfig, heads: tuple[HeadSpec, ...], preprocess: Preprocess
-) -> tuple[nn.Module, dict[str, nn.Module]]:
+def _parts(model: ModelConfig, heads: tuple[HeadSpec, ...], preprocess: Preprocess) -> Parts:
     match model:
         case TimmModel():
             return timm_classifier(model, heads, preprocess)
         case MonaiUNet():
             return monai_unet(model, heads, preprocess)
+        case SmpModel():
+            return smp_network(model, heads, preprocess)
+        case DualPathModel():
+            return dual_path(model, heads, preprocess)

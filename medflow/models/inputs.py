@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from medflow.config.sections import ModelConfig, TimmModel
+from medflow.config.sections import DualPathModel, ModelConfig, SmpModel, TimmModel
 from medflow.errors import ModelError
+from medflow.models.smp import TIMM_PREFIX, encoder_name
 from medflow.records import ChannelStats, Normalization, Pixels, Preprocess
 
 #: ImageNet's channel statistics, in 0 to 1, for models that bring none of their own.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+#: Encoders of SMP's own whose weights were trained with others. SMP keeps them in each repository's config.json.
+_HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+SMP_STATISTICS = dict.fromkeys(("inceptionresnetv2", "inceptionv4", "xception"), _HALF)
 
 
 def preprocess_for(model: ModelConfig, normalization: Normalization, pixels: Pixels) -> Preprocess:
@@ -36,10 +40,23 @@ def _statistics(model: ModelConfig, measured: ChannelStats | None) -> tuple[tupl
         return measured.mean, measured.std
     if model.stats == "unit":
         return (0.0,), (1.0,)
-    if isinstance(model, TimmModel):
-        import timm
+    return imagenet_statistics(model)
 
-        card = timm.get_pretrained_cfg(model.name)
-        if card is not None:
-            return tuple(card.mean), tuple(card.std)
-    return IMAGENET_MEAN, IMAGENET_STD
+
+def imagenet_statistics(model: ModelConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and std that the model's ImageNet weights were trained with."""
+    import timm
+
+    match model:
+        case TimmModel():
+            card = timm.get_pretrained_cfg(model.name)
+        case DualPathModel():
+            card = timm.get_pretrained_cfg(model.encoder)
+        case SmpModel() if model.encoder in SMP_STATISTICS:
+            return SMP_STATISTICS[model.encoder]
+        case SmpModel():
+            name = encoder_name(model)
+            card = timm.get_pretrained_cfg(name.removeprefix(TIMM_PREFIX)) if name.startswith(TIMM_PREFIX) else None
+        case _:
+            card = None
+    return (IMAGENET_MEAN, IMAGENET_STD) if card is None else (tuple(card.mean), tuple(card.std))

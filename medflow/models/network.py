@@ -1,9 +1,10 @@
-"""What every family makes: a backbone and one module a head, from stored pixels to logits."""
+"""What every family makes: a backbone, a neck and one module a head, from stored pixels to logits."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,30 +12,59 @@ from torch import Tensor, nn
 from medflow.records import Preprocess
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What a family builds of a config."""
+
+    backbone: nn.Module
+    heads: Mapping[str, nn.Module]
+    """By head name; each takes the neck's output."""
+    neck: nn.Module | None = None
+
+
 class Network(nn.Module):
-    """A backbone and one small module a head: pixels in, logits out.
+    """A backbone, what a family builds between it and the heads, and one module a head: pixels in, logits out.
 
     ``forward`` takes uint8 (n, height, width, channels) and returns, by head name, float32 (n, labels),
-    or (n, 1, height, width) for a mask.
+    or (n, 1, height, width) for a mask. It is ``logits`` of ``features``.
+
+    The backbone is what `pretrained` fills and `freeze` holds still; neck and heads are new in every training.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: nn.Module, heads: Mapping[str, nn.Module], preprocess: Preprocess) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        heads: Mapping[str, nn.Module],
+        preprocess: Preprocess,
+        neck: nn.Module | None = None,
+    ) -> None:
+        """``neck`` takes the backbone's output and gives what the heads take; None hands it on as it is."""
         super().__init__()
         self.backbone = backbone
+        self.neck = neck or nn.Identity()
         self.heads = nn.ModuleDict(heads)
         # Not persistent: they come from the card, and one truth is enough.
         self.register_buffer("mean", torch.tensor(preprocess.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(preprocess.std).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return self.logits(self.features(images))
+
+    def features(self, images: Tensor) -> Any:
+        """The backbone's output for stored pixels: a tensor, or a list of them, one a level."""
         # A view, not a copy: contiguous NHWC is channels-last NCHW.
         pixels = images.permute(0, 3, 1, 2)
-        features = self.backbone((pixels.float() / 255.0 - self.mean) / self.std)
-        return {name: head(features).float() for name, head in self.heads.items()}
+        return self.backbone((pixels.float() / 255.0 - self.mean) / self.std)
+
+    def logits(self, features: Any) -> dict[str, Tensor]:
+        """What neck and heads make of the backbone's output."""
+        shared = self.neck(features)
+        return {name: head(shared).float() for name, head in self.heads.items()}
 
     def parameters_of(self, part: Literal["backbone", "head"]) -> list[nn.Parameter]:
-        module = self.backbone if part == "backbone" else self.heads
-        return list(module.parameters())
+        """``backbone``: what may be pretrained; ``head``: the new layers, neck included."""
+        modules = (self.backbone,) if part == "backbone" else (self.neck, self.heads)
+        return [parameter for module in modules for parameter in module.parameters()]

@@ -6,12 +6,12 @@ from torch import nn
 
 from medflow.config.sections import MonaiUNet
 from medflow.errors import ModelError
+from medflow.models.network import Parts
 from medflow.records import HeadSpec, Preprocess
 
 
-def monai_unet(
-    model: MonaiUNet, heads: tuple[HeadSpec, ...], preprocess: Preprocess
-) -> tuple[nn.Module, dict[str, nn.Module]]:
+def monai_unet(model: MonaiUNet, heads: tuple[HeadSpec, ...], preprocess: Preprocess) -> Parts:
+    """Raises ModelError for a size that the levels cannot halve."""
     # 14 s of CPU, since MONAI imports all of itself, 9 s where torchvision is loaded already;
     # its modules import one another in circles, so there is no way to this one class alone.
     from monai.networks.nets import UNet
@@ -35,7 +35,7 @@ def monai_unet(
         dropout=model.dropout,
     )
     make = {"mask": _mask_head, "exclusive": _label_head, "independent": _label_head}
-    return backbone, {head.name: make[head.kind](model, len(head.labels)) for head in heads}
+    return Parts(backbone, {head.name: make[head.kind](model, len(head.labels)) for head in heads})
 
 
 def _mask_head(model: MonaiUNet, outputs: int) -> nn.Sequential:

@@ -20,7 +20,16 @@ from medflow.config.sections.declared import (
     TableHead,
 )
 from medflow.config.sections.judging import EvaluateConfig, Floor, PromoteConfig, SelectConfig
-from medflow.config.sections.models import ModelCommon, ModelConfig, MonaiUNet, TimmModel
+from medflow.config.sections.models import (
+    DualPathModel,
+    EncoderModel,
+    LabelLayers,
+    ModelCommon,
+    ModelConfig,
+    MonaiUNet,
+    SmpModel,
+    TimmModel,
+)
 from medflow.config.sections.run import RunConfig
 from medflow.config.sections.training import Stage, TrainConfig
 
@@ -30,12 +39,15 @@ __all__ = [
     "Declaration",
     "Declared",
     "DeclaredHead",
+    "DualPathModel",
+    "EncoderModel",
     "EvaluateConfig",
     "ExportConfig",
     "Floor",
     "FolderDataset",
     "Fraction",
     "IngestConfig",
+    "LabelLayers",
     "ModelCommon",
     "ModelConfig",
     "MonaiUNet",
@@ -47,6 +59,7 @@ __all__ = [
     "Section",
     "SelectConfig",
     "Severity",
+    "SmpModel",
     "SourceConfig",
     "SplitConfig",
     "Stage",

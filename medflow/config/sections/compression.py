@@ -11,7 +11,9 @@ from medflow.config.sections.training import Stage
 
 
 class PruneConfig(Section):
-    enabled: bool = True
+    enabled: bool | None = None
+    """None takes configs/models.yaml: on where every listed model can lose channels. The run's graph is fixed before
+    a model is selected, so one that cannot takes pruning out of the run."""
     ratio: float = Field(0.3, gt=0.0, lt=0.95)
     """Share of the channels of every prunable layer that is removed."""
     round_to: int = Field(8, ge=1)

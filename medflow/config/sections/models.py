@@ -28,14 +28,45 @@ class ModelCommon(Section):
         return self.id or "".join(letter if letter.isalnum() else "_" for letter in self.name.lower())
 
 
-class TimmModel(ModelCommon):
-    kind: Literal["timm"] = "timm"
+class LabelLayers(ModelCommon):
+    """Layers between pooled features and the logits of a label head:
+    [norm], then dropout, linear and ReLU for each hidden width, then dropout and linear."""
+
     hidden: tuple[int, ...] = ()
     """Widths of hidden layers between the pooled features and the labels."""
+    head_dropout: tuple[Fraction, ...] = ()
+    """Before each hidden layer and before the last: one more than `hidden`. Empty takes `dropout` everywhere."""
+    head_norm: Literal["none", "layer", "batch"] = "none"
+    """Norm of the pooled features, before the first dropout."""
+
+    @property
+    def dropouts(self) -> tuple[float, ...]:
+        return self.head_dropout or (self.dropout,) * (len(self.hidden) + 1)
+
+    @model_validator(mode="after")
+    def _dropouts_fit_hidden(self) -> LabelLayers:
+        if self.head_dropout and len(self.head_dropout) != len(self.hidden) + 1:
+            raise ValueError(
+                f"head_dropout has {len(self.head_dropout)} values, expected {len(self.hidden) + 1}: "
+                "one before each of hidden and one before the last layer"
+            )
+        return self
+
+
+class TimmModel(LabelLayers):
+    """Any classifier of timm by name; label heads only.
+
+    `{kind: timm, name: resnet50}`, or with a tag of its weights, `name: convnextv2_tiny.fcmae_ft_in22k_in1k`.
+    """
+
+    kind: Literal["timm"] = "timm"
 
 
 class MonaiUNet(ModelCommon):
-    """The two-task UNet of the first seed: MONAI UNet, a mask head and a label head on its features."""
+    """The two-task UNet of the first seed: MONAI UNet, a mask head and a label head on its features.
+
+    `{kind: monai_unet}`; label and mask heads.
+    """
 
     kind: Literal["monai_unet"] = "monai_unet"
     name: str = "monai_unet"
@@ -62,4 +93,60 @@ class MonaiUNet(ModelCommon):
         return self
 
 
-ModelConfig = Annotated[TimmModel | MonaiUNet, Field(discriminator="kind")]
+class EncoderModel(LabelLayers):
+    """A network around an encoder that is named by itself, so that both names make the model's id."""
+
+    encoder: str
+
+    @property
+    def key(self) -> str:
+        named = f"{self.name}_{self.encoder}".lower()
+        return self.id or "".join(letter if letter.isalnum() else "_" for letter in named)
+
+
+class SmpModel(EncoderModel):
+    """A decoder of segmentation-models-pytorch over any encoder: label heads on the encoder's levels, a mask head on
+    the decoder.
+
+    `{kind: smp, name: unet, encoder: resnet34}`; with an encoder of timm's, `encoder: convnextv2_tiny`.
+    """
+
+    kind: Literal["smp"] = "smp"
+    name: Literal["unet", "unetplusplus", "deeplabv3", "deeplabv3plus", "segformer"]
+    encoder: str = "resnet34"
+    """A name of SMP's own (`resnet34`, `efficientnet-b3`, `mit_b0`), or else of timm's."""
+    label_levels: tuple[Annotated[int, Field(ge=1, le=5)], ...] = Field((3, 4, 5), min_length=1)
+    """Levels of the encoder, 1 (half the size) to 5 (a 32nd), whose averages a label head reads, side by side."""
+    decoder_channels: tuple[Annotated[int, Field(gt=0)], ...] = ()
+    """Widths of the decoder: five for the UNets, from the deepest; one for the others. Empty takes SMP's own."""
+
+    @model_validator(mode="after")
+    def _decoder_fits(self) -> SmpModel:
+        wanted = 5 if self.name.startswith("unet") else 1
+        if self.decoder_channels and len(self.decoder_channels) != wanted:
+            raise ValueError(
+                f"decoder_channels has {len(self.decoder_channels)} values, expected {wanted} for {self.name}, or none"
+            )
+        return self
+
+
+class DualPathModel(EncoderModel):
+    """The fifth seed's network: global and local paths over the levels of one encoder, CBAM attention, a feature
+    pyramid, and their fusion; label heads only.
+
+    `{kind: dual_path}`, or over another encoder of timm's, `{kind: dual_path, encoder: resnet50}`.
+    """
+
+    kind: Literal["dual_path"] = "dual_path"
+    name: str = "dual_path"
+    encoder: str = "densenet121"
+    """A name of timm's; it must give levels of features, as a plain vision transformer does not."""
+    pyramid: int = Field(256, ge=8)
+    """Channels of every level of the feature pyramid and of the local path (256 in Lin et al. 2017)."""
+    reduction: int = Field(16, ge=1)
+    """By how much channel attention narrows its hidden layer (16 in Woo et al. 2018)."""
+    hidden: tuple[int, ...] = (512,)
+    dropout: Fraction = 0.5
+
+
+ModelConfig = Annotated[TimmModel | MonaiUNet | SmpModel | DualPathModel, Field(discriminator="kind")]
