@@ -11,22 +11,21 @@ optimiser step or a validation set is exact however it was cut into batches.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Final, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, TypeVar, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from medflow.config.sections import TrainConfig
+from medflow import losses
+from medflow.config.sections import FITS, Loss, TrainConfig
+from medflow.config.sections.losses import HeadKind
 from medflow.errors import ConfigError, ModelError
 from medflow.records import HeadSpec
 
 #: A label with 3 positives in 100,000 rows would otherwise weigh as much as all the others together.
 LARGEST_WEIGHT: Final = 100.0
-#: MONAI's ``DiceLoss`` defaults, so that the first seed's loss is the same number here.
-DICE_SMOOTH: Final = 1e-5
 
 Value = TypeVar("Value", float, Tensor)
 
@@ -34,18 +33,31 @@ Value = TypeVar("Value", float, Tensor)
 class Head(nn.Module, ABC):
     """The loss and activation of one ``HeadSpec``. Calling it gives the loss; it has no parameters."""
 
-    def __init__(self, spec: HeadSpec) -> None:
+    weights: Tensor
+
+    def __init__(
+        self, spec: HeadSpec, losses: Sequence[Loss], weights: Sequence[float], label_smoothing: float = 0.0
+    ) -> None:
+        """``losses`` are added, each times its weight; ``weights`` are the classes' or, of labels, the positives'."""
         super().__init__()
         self.spec = spec
+        self.losses = tuple(losses)
+        self.label_smoothing = label_smoothing
+        self.register_buffer("weights", torch.tensor(weights, dtype=torch.float32), persistent=False)
 
     @property
     def outputs(self) -> int:
         """Output channels that a network gives this head."""
         return len(self.spec.labels)
 
-    @abstractmethod
     def forward(self, logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
         """Sum of the loss over known terms, a scalar; 0 where nothing is known."""
+        parts = [loss.weight * self.each(loss, logits, target) for loss in self.losses]
+        return torch.where(known, sum(parts[1:], start=parts[0]), 0.0).sum()
+
+    @abstractmethod
+    def each(self, loss: Loss, logits: Tensor, target: Tensor) -> Tensor:
+        """One loss of every term, in the shape of ``known``; any finite number where it is not known."""
 
     @abstractmethod
     def activation(self, logits: Tensor) -> Tensor:
@@ -53,79 +65,90 @@ class Head(nn.Module, ABC):
 
 
 class Exclusive(Head):
-    """One class of k: cross entropy with class weights and label smoothing. A term is an image."""
+    """One class of k. A term is an image. Label smoothing is cross entropy's."""
 
-    weights: Tensor
-
-    def __init__(self, spec: HeadSpec, weights: Sequence[float], label_smoothing: float = 0.0) -> None:
-        super().__init__(spec)
-        self.register_buffer("weights", torch.tensor(weights, dtype=torch.float32), persistent=False)
-        self.label_smoothing = label_smoothing
-
-    def forward(self, logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
-        classes = torch.nan_to_num(target).argmax(dim=1)
-        losses = F.cross_entropy(
-            logits, classes, weight=self.weights, reduction="none", label_smoothing=self.label_smoothing
-        )
-        return torch.where(known, losses, 0.0).sum()
+    def each(self, loss: Loss, logits: Tensor, target: Tensor) -> Tensor:
+        target = torch.nan_to_num(target)
+        if loss.kind == "focal":
+            return losses.softmax_focal(logits, target, self.weights, _or(loss.gamma, 2.0))
+        return losses.softmax_cross_entropy(logits, target, self.weights, self.label_smoothing)
 
     def activation(self, logits: Tensor) -> Tensor:
         return logits.softmax(dim=1)
 
 
 class Independent(Head):
-    """Any of k labels: binary cross entropy with positive weights. A term is one known label of an image."""
+    """Any of k labels. A term is one known label of an image."""
 
-    weights: Tensor
-
-    def __init__(self, spec: HeadSpec, weights: Sequence[float]) -> None:
-        super().__init__(spec)
-        self.register_buffer("weights", torch.tensor(weights, dtype=torch.float32), persistent=False)
-
-    def forward(self, logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
-        losses = F.binary_cross_entropy_with_logits(
-            logits, torch.nan_to_num(target), pos_weight=self.weights, reduction="none"
-        )
-        return torch.where(known, losses, 0.0).sum()
+    def each(self, loss: Loss, logits: Tensor, target: Tensor) -> Tensor:
+        target = torch.nan_to_num(target)
+        match loss.kind:
+            case "focal":
+                positive, negative = _sides(loss, self.weights)
+                return losses.sigmoid_focal(logits, target, positive, negative, _or(loss.gamma, 2.0))
+            case "asymmetric":
+                exponents = _or(loss.gamma, 1.0), _or(loss.gamma_negative, 4.0)
+                return losses.asymmetric(logits, target, *exponents, _or(loss.margin, 0.05))
+            case _:
+                return losses.sigmoid_cross_entropy(logits, target, self.weights)
 
     def activation(self, logits: Tensor) -> Tensor:
         return logits.sigmoid()
 
 
 class Mask(Head):
-    """One region: soft Dice plus binary cross entropy, each per image. A term is an image with a mask.
+    """One region. A term is an image with a mask; what is counted by pixel is the mean over the image's pixels."""
 
-    Dice with squared probabilities (Milletari et al. 2016, arXiv 1606.04797), as MONAI's
-    ``DiceLoss(squared_pred=True)``; cross entropy is the mean over the image's pixels.
-    """
-
-    def forward(self, logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
-        logits, truth = logits.flatten(1), target.flatten(1).to(logits.dtype)
-        probability = logits.sigmoid()
-        overlap = (probability * truth).sum(1)
-        total = probability.square().sum(1) + truth.sum(1)
-        dice = 1.0 - (2.0 * overlap + DICE_SMOOTH) / (total + DICE_SMOOTH)
-        entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(1)
-        return torch.where(known, dice + entropy, 0.0).sum()
+    def each(self, loss: Loss, logits: Tensor, target: Tensor) -> Tensor:
+        logits, target = logits.flatten(1), target.flatten(1).to(logits.dtype)
+        match loss.kind:
+            case "dice":
+                return losses.dice(logits, target)
+            case "tversky":
+                return losses.tversky(logits, target, _or(loss.alpha, 0.3), _or(loss.beta, 0.7))
+            case "focal":
+                positive, negative = _sides(loss, self.weights)
+                return losses.sigmoid_focal(logits, target, positive, negative, _or(loss.gamma, 2.0)).mean(1)
+            case _:
+                return losses.sigmoid_cross_entropy(logits, target, self.weights).mean(1)
 
     def activation(self, logits: Tensor) -> Tensor:
         return logits.sigmoid()
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value
+
+
+def _sides(loss: Loss, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights of positives and of negatives: alpha and 1 - alpha, else those of the training rows and 1."""
+    ones = torch.ones_like(weights)
+    return (weights, ones) if loss.alpha is None else (loss.alpha * ones, (1.0 - loss.alpha) * ones)
 
 
 class Objective(nn.Module):
     """All heads of one training as one loss, with class weights from its rows."""
 
     def __init__(self, specs: Sequence[HeadSpec], targets: Mapping[str, np.ndarray], config: TrainConfig) -> None:
-        """``targets`` are the training rows', float32 (N, k) by head. Raises ConfigError for a weight of no head."""
+        """``targets`` are the training rows', float32 (N, k) by head.
+
+        Raises ConfigError for a weight or a loss of no head, and for a loss that its head cannot have.
+        """
         super().__init__()
         names = [spec.name for spec in specs]
-        for name in config.loss_weights:
-            if name not in names:
-                raise ConfigError(f"train.loss_weights names {name!r}, no head", hint=f"heads: {', '.join(names)}")
-        labelled = [spec for spec in specs if spec.kind != "mask" and config.class_weights]
-        self.class_weights = {spec.name: class_weights(spec, targets[spec.name]) for spec in labelled}
+        _refuse_unknown("train.loss_weights", config.loss_weights, names)
+        _refuse_unknown("train.losses", config.losses, [*names, *get_args(HeadKind)])
+        chosen = {spec.name: losses_of(spec, config) for spec in specs}
+        self.class_weights = {
+            spec.name: class_weights(spec, targets[spec.name])
+            for spec in specs
+            if config.class_weights and spec.kind != "mask" and any(map(_is_weighed, chosen[spec.name]))
+        }
         self._heads = nn.ModuleDict(
-            {spec.name: make(spec, self.class_weights.get(spec.name, ()), config.label_smoothing) for spec in specs}
+            {
+                spec.name: make(spec, self.class_weights.get(spec.name, ()), config.label_smoothing, chosen[spec.name])
+                for spec in specs
+            }
         )
         self._weights = {name: config.loss_weights.get(name, 1.0) for name in names}
 
@@ -141,16 +164,55 @@ class Objective(nn.Module):
         return sum(parts[1:], start=parts[0])
 
 
-def make(spec: HeadSpec, weights: Sequence[float] = (), label_smoothing: float = 0.0) -> Head:
-    """The head of a spec. ``weights`` are those of ``class_weights``; empty weighs all labels by 1."""
+def make(
+    spec: HeadSpec, weights: Sequence[float] = (), label_smoothing: float = 0.0, chosen: Sequence[Loss] = ()
+) -> Head:
+    """The head of a spec. ``weights`` are those of ``class_weights``; empty weighs all labels by 1.
+
+    ``chosen`` are its losses; empty takes cross entropy, and for a mask Dice plus cross entropy.
+    """
+    kinds: dict[str, type[Head]] = {"exclusive": Exclusive, "independent": Independent, "mask": Mask}
     weights = tuple(weights) or (1.0,) * len(spec.labels)
-    match spec.kind:
-        case "exclusive":
-            return Exclusive(spec, weights, label_smoothing)
-        case "independent":
-            return Independent(spec, weights)
-        case "mask":
-            return Mask(spec)
+    return kinds[spec.kind](spec, tuple(chosen) or _usual(spec), weights, label_smoothing)
+
+
+def losses_of(spec: HeadSpec, config: TrainConfig) -> tuple[Loss, ...]:
+    """The losses that a config asks of a head: by its name, else by its kind, else the usual ones.
+
+    Raises ConfigError for a loss that is not defined for this kind of head.
+    """
+    asked = config.losses.get(spec.name, config.losses.get(spec.kind, _usual(spec)))
+    chosen = (asked,) if isinstance(asked, Loss) else asked
+    for loss in chosen:
+        fitting = [kind for kind, heads in FITS.items() if spec.kind in heads]
+        if loss.kind not in fitting:
+            raise ConfigError(
+                f"train.losses: {loss.kind} is no loss for the {spec.kind} head {spec.name!r}",
+                hint=f"expected one of {', '.join(fitting)}",
+            )
+        if spec.kind == "exclusive" and loss.alpha is not None:
+            raise ConfigError(
+                f"train.losses: alpha weighs positives against negatives, and the classes of {spec.name!r} exclude "
+                "each other",
+                hint="leave alpha out; train.class_weights weighs classes",
+            )
+    return chosen
+
+
+def _usual(spec: HeadSpec) -> tuple[Loss, ...]:
+    entropy = Loss(kind="cross_entropy")
+    return (Loss(kind="dice"), entropy) if spec.kind == "mask" else (entropy,)
+
+
+def _is_weighed(loss: Loss) -> bool:
+    """Whether the training rows' class weights enter a loss: not where alpha or asymmetry stands for them."""
+    return loss.kind == "cross_entropy" or (loss.kind == "focal" and loss.alpha is None)
+
+
+def _refuse_unknown(key: str, named: Iterable[str], known: Sequence[str]) -> None:
+    for name in named:
+        if name not in known:
+            raise ConfigError(f"{key} names {name!r}, no head", hint=f"expected one of {', '.join(known)}")
 
 
 def known_terms(spec: HeadSpec, targets: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from medflow.config import keys
 from medflow.config.heads import check_heads
 from medflow.config.places import find_run, names, shipped, targets
 from medflow.config.reading import load, read
-from medflow.config.sections import RunConfig, Stage
+from medflow.config.sections import Loss, RunConfig, Stage
 from medflow.config.showing import MARK, as_yaml
 from medflow.errors import ConfigError
 
@@ -405,3 +405,31 @@ def _at(tree: object, key: str) -> object:
         except (KeyError, IndexError, TypeError):
             return ...
     return tree
+
+
+# -- losses: a mapping by head, whose values are a mapping or a list --------------------------------
+
+
+def test_a_loss_is_set_in_a_yaml_and_changed_on_the_command_line(tmp_path: Path) -> None:
+    text = MINIMAL + "train:\n  losses: {diagnosis: {kind: focal, gamma: 3}, lungs: [{kind: dice}, {kind: focal}]}\n"
+    typed = ["train.losses.diagnosis.gamma=1", "train.losses.lungs.1.weight=0.5", "train.losses.mask.kind=tversky"]
+    found = load(yaml_in(tmp_path, text), typed).train.losses
+    assert found["diagnosis"] == Loss(kind="focal", gamma=1.0)
+    assert found["lungs"] == (Loss(kind="dice"), Loss(kind="focal", weight=0.5))
+    assert found["mask"] == Loss(kind="tversky")
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("{kind: tverksy}", "train.losses.mask.kind: expected .*tversky"),
+        ("{kind: tversky, alpha: 1.5}", "train.losses.mask.alpha: expected a number of at most 1, found 1.5"),
+        ("[{kind: dice}, {kind: dice, apha: 1}]", r"train.losses.mask.1.apha: expected a setting's name"),
+        ("{kind: dice, alpha: 0.5}", "dice has no alpha; it takes weight"),
+        ("[]", "train.losses.mask: expected at least 1 entry"),
+        ("dice", "train.losses.mask: expected a mapping, found"),
+    ],
+)
+def test_an_impossible_loss_is_refused_by_its_place(tmp_path: Path, typed: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        load(yaml_in(tmp_path, MINIMAL), [f"train.losses.mask={typed}"])

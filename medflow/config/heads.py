@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from typing import get_args
 
 from medflow.config.sections import RunConfig
+from medflow.config.sections.losses import HeadKind
 from medflow.errors import ConfigError
 
 
 def check_heads(config: RunConfig, declared: Sequence[str]) -> None:
-    """Raise ConfigError where `heads`, `train.loss_weights` or a floor names a head that is not there."""
+    """Raise ConfigError where `heads`, a loss, a loss weight or a floor names a head that is not there."""
     if config.heads is not None and not config.heads:
         raise ConfigError("heads: expected at least one head, found []", hint=f"there is {', '.join(declared)}")
     _refuse("heads", config.heads or (), declared)
     # Against all that are declared: `heads=[...]` on the command line must not contradict the YAML's weights.
     _refuse("train.loss_weights", tuple(config.train.loss_weights), declared)
+    _refuse("train.losses", tuple(config.train.losses), (*declared, *get_args(HeadKind)))
     _refuse("promote.floors", tuple(floor.head for floor in config.promote.floors if floor.head), declared)
 
 

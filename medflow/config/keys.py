@@ -63,7 +63,14 @@ class Choice:
 
 @dataclass(frozen=True)
 class Free:
-    """A mapping whose keys the user chooses, such as head names."""
+    """A mapping whose keys the user chooses, such as head names. ``forms`` are what a value may be."""
+
+    forms: tuple[Node, ...]
+
+    def node(self, value: Any) -> Node:
+        """What a value stands for: a section if it is a mapping, a listing if it is a list, where it may be either."""
+        wanted = Listing if isinstance(value, list) else Section
+        return next((form for form in self.forms if isinstance(form, wanted)), self.forms[0])
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,7 @@ def node_of(annotation: Any) -> Node:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return Section(annotation)
     if get_origin(annotation) is dict:
-        return Free()
+        return Free(_forms(get_args(annotation)[1]))
     if get_origin(annotation) is tuple:
         inner = node_of(get_args(annotation)[0])
         if isinstance(inner, Section):
@@ -117,6 +124,13 @@ def _members(annotation: Any) -> tuple[type[BaseModel], ...]:
     return tuple(found) if all(isinstance(item, type) and issubclass(item, BaseModel) for item in found) else ()
 
 
+def _forms(annotation: Any) -> tuple[Node, ...]:
+    """What a value may be: each member of a union, or the one type."""
+    inner = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+    members = get_args(inner) if get_origin(inner) in (Union, types.UnionType) else (inner,)
+    return tuple(node_of(member) for member in members)
+
+
 def complete(tree: Tree, section: Section = ROOT) -> Tree:
     """``tree`` with every absent setting at its default; required settings stay absent.
 
@@ -137,6 +151,8 @@ def _complete_value(value: Any, node: Node) -> Any:
         node = node.section(value) or node
     if isinstance(node, Section) and isinstance(value, dict):
         return complete(value, node)
+    if isinstance(node, Free) and isinstance(value, dict):
+        return {name: _complete_value(item, node.node(item)) for name, item in value.items()}
     if isinstance(node, Listing) and isinstance(value, list):
         return [
             complete(item, inner) if (inner := node.section(item)) and isinstance(item, dict) else item
@@ -165,7 +181,8 @@ def _child(node: Node | None, value: Any, name: str) -> tuple[Node | None, Any]:
         entry = value[int(name)]
         return node.section(entry), entry
     if isinstance(node, Free) and name:
-        return Leaf(float), value.get(name) if isinstance(value, dict) else None
+        entry = value.get(name) if isinstance(value, dict) else None
+        return node.node(entry), entry
     if isinstance(node, Leaf) and isinstance(value, list) and name.isdecimal() and int(name) < len(value):
         return Leaf(object), value[int(name)]
     return None, None

@@ -89,7 +89,8 @@ class _Merge:
         *path, name = key.split(".")
         at: Any = self.tree
         for part in path:
-            at = at[int(part)] if isinstance(at, list) else at[part]
+            # A name that the user chooses may be opened by a key below it: `train.losses.lung.kind=tversky`.
+            at = at[int(part)] if isinstance(at, list) else at.setdefault(part, {})
         return at, name
 
     def _forget_below(self, key: str) -> None:

@@ -81,12 +81,14 @@ def _about(field: FieldInfo | None) -> str:
 
 
 def _dotted(error: ErrorDetails) -> str:
-    """pydantic's location without the kind that it puts behind ``models.<index>`` and ``declare``."""
+    """pydantic's location without the kind or form behind ``models.<index>``, ``declare``, ``train.losses.<head>``."""
     parts = [str(part) for part in error["loc"]]
     if len(parts) > 2 and parts[0] == "models" and parts[2] in keys.MODEL_KINDS:
         del parts[2]
     if len(parts) > 1 and parts[0] == "declare":
         del parts[1]
+    if len(parts) > 3 and parts[:2] == ["train", "losses"] and parts[3] in ("one", "sum"):
+        del parts[3]
     return ".".join(parts)
 
 

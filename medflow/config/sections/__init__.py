@@ -20,6 +20,7 @@ from medflow.config.sections.declared import (
     TableHead,
 )
 from medflow.config.sections.judging import EvaluateConfig, Floor, PromoteConfig, SelectConfig
+from medflow.config.sections.losses import FITS, Loss, LossConfig
 from medflow.config.sections.models import (
     DualPathModel,
     EncoderModel,
@@ -34,6 +35,7 @@ from medflow.config.sections.run import RunConfig
 from medflow.config.sections.training import Stage, TrainConfig
 
 __all__ = [
+    "FITS",
     "Augment",
     "ChooseConfig",
     "Declaration",
@@ -48,6 +50,8 @@ __all__ = [
     "Fraction",
     "IngestConfig",
     "LabelLayers",
+    "Loss",
+    "LossConfig",
     "ModelCommon",
     "ModelConfig",
     "MonaiUNet",

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from medflow.config.sections.augment import Augment
 from medflow.config.sections.base import Fraction, Positive, Section
+from medflow.config.sections.losses import LossConfig
 
 
 class Stage(Section):
@@ -39,6 +40,9 @@ class TrainConfig(Section):
     class_weights: bool = True
     """Weigh classes by inverse frequency of the training rows (labels: positives against negatives)."""
     label_smoothing: Fraction = 0.0
+    losses: dict[str, LossConfig] = Field(default_factory=dict)
+    """By head name or kind of head: `{kind: focal, gamma: 2}`, or a list whose terms are added by `weight`.
+    Not named: cross entropy for labels, dice + cross entropy for a mask."""
     loss_weights: dict[str, float] = Field(default_factory=dict)
     """Weight of each head's loss, by head name; 1 where not named."""
     monitor: str = "auto"
