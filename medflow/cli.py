@@ -36,6 +36,7 @@ app = typer.Typer(
 VERBS = {
     "demo": running.demo,
     "datasets": data.datasets,
+    "new": data.new,
     "phantom": data.phantom,
     "show": running.show,
     "run": running.run,

@@ -33,6 +33,40 @@ def datasets(as_json: JsonOption = False) -> None:
     output.emit_table(("dataset", "heads", "grouped by", "kaggle"), rows)
 
 
+def new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What to call the dataset; NAME.yaml is written here.")],
+    images: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the images.")],
+    csv: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Table of paths and labels.", show_default=False)
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace NAME.yaml.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make settings for images of your own: look at a folder, say what it holds, write NAME.yaml.
+
+    Class folders, train/val/test above them, masks below or beside them, masks alone, or a CSV of paths with one
+    label, labels parted by |, or a column of 0 and 1 for each. Nothing is moved or changed.
+
+    \b
+    Examples:
+      medflow new mine --images ~/scans
+      medflow new mine --images ~/scans --csv ~/scans/labels.csv
+      medflow new mine --images ~/scans --force --json | jq .labels
+    """
+    from medflow.survey import survey, writing
+
+    writing.refuse_name(name, Path.cwd(), force=force)
+    found = survey(name, images.expanduser(), csv.expanduser() if csv is not None else None)
+    path = writing.write(name, found, images.expanduser(), Path.cwd())
+    if as_json:
+        output.emit_json(writing.as_json(found, path))
+        return
+    output.emit_table(("what", "found"), writing.as_rows(found))
+    for note in found.notes:
+        output.emit(f"note: {note}")
+    output.emit(f"wrote {path.name}; read it, then: medflow run {name}")
+
+
 def phantom(
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="A name of `medflow datasets`.")],
     to: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; it must be new or empty.")],
