@@ -50,7 +50,7 @@ def test_help_is_as_agreed(verb: str, capsys: pytest.CaptureFixture[str], monkey
 
 
 def test_the_verbs_are_those_of_the_issue() -> None:
-    wanted = "demo datasets phantom show run runs models report predict promote serve dashboard verify doctor"
+    wanted = "demo datasets new phantom show run runs models report predict promote serve dashboard verify doctor"
     assert list(cli.VERBS) == wanted.split()
 
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medflow.commands import output
 from medflow.commands.verb import JsonOption
 
+if TYPE_CHECKING:
+    from medflow.config.sections import Declaration
+
 
 def datasets(as_json: JsonOption = False) -> None:
     """List the datasets: heads, source, what groups their images.
+
+    Those that YAMLs of this folder declare come last.
 
     \b
     Examples:
@@ -20,17 +25,36 @@ def datasets(as_json: JsonOption = False) -> None:
       medflow datasets --json | jq -r '.[].name'
     """
     from medflow import datasets as registry
+    from medflow.config.own import declared_in
 
     cards = [registry.get(name).card for name in registry.names()]
+    cards += [registry.get(own.dataset, own.declare).card for own in declared_in(Path.cwd())]
     if as_json:
         output.emit_json([card.model_dump(mode="json") for card in cards])
         return
     rows = [
         (card.name, ", ".join(f"{head.name} ({head.kind}, {len(head.labels)})" for head in card.heads), card.grouped_by,
-         card.kaggle or "generated")
+         card.kaggle or _home(card.name))
         for card in cards
     ]  # fmt: skip
     output.emit_table(("dataset", "heads", "grouped by", "kaggle"), rows)
+
+
+def _home(name: str) -> str:
+    from medflow import datasets as registry
+
+    return "generated" if name in registry.names() else "yours"
+
+
+def _named(dataset: str) -> tuple[str, Declaration | None]:
+    """A dataset with a module, or what a YAML is about."""
+    from medflow import datasets as registry
+    from medflow.config.reading import load
+
+    if dataset in registry.names():
+        return dataset, None
+    config = load(dataset)
+    return config.dataset, config.declare
 
 
 def new(
@@ -68,7 +92,9 @@ def new(
 
 
 def phantom(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="A name of `medflow datasets`.")],
+    dataset: Annotated[
+        str, typer.Argument(metavar="DATASET", help="A name of `medflow datasets`, or a YAML of yours.")
+    ],
     to: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; it must be new or empty.")],
     images: Annotated[int, typer.Option(min=1, help="How many images, about.")] = 120,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same bytes.")] = 0,
@@ -90,7 +116,9 @@ def phantom(
     from medflow.records import Generated
     from medflow.twins import write_twin
 
-    planted = write_twin(dataset, to, Generated(images=images, seed=seed, planted_faults=planted_faults))
+    wanted = Generated(images=images, seed=seed, planted_faults=planted_faults)
+    name, declared = _named(dataset)
+    planted = write_twin(name, to, wanted, declared)
     files = sum(path.is_file() for path in to.rglob("*"))
     if as_json:
         faults = {kind: list(paths) for kind, paths in planted.faults.items()}
