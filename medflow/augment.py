@@ -39,8 +39,15 @@ class Augmenter:
 
 def changes_anything(config: Augment) -> bool:
     """Whether some transform has a probability above 0; asked before albumentations is imported."""
-    geometry = (config.flip, config.vertical_flip, config.rotate)
-    return any((*geometry, config.brightness_contrast, config.clahe, config.blur, config.noise, config.coarse_dropout))
+    chances = (
+        config.flip,
+        config.vertical_flip,
+        config.rotate,
+        config.elastic,
+        config.brightness_contrast,
+        config.clahe,
+    )
+    return any((*chances, config.blur, config.noise, config.coarse_dropout, config.grid_dropout))
 
 
 def _compose(config: Augment) -> albumentations.Compose:
@@ -61,10 +68,14 @@ def _transforms(config: Augment) -> list[albumentations.BasicTransform]:
         A.HorizontalFlip(p=config.flip),
         A.VerticalFlip(p=config.vertical_flip),
         A.Rotate(limit=(-turn, turn), border_mode=cv2.BORDER_CONSTANT, fill=0, fill_mask=0, p=config.rotate),
+        A.ElasticTransform(
+            alpha=config.elastic_alpha, sigma=config.elastic_sigma, border_mode=cv2.BORDER_CONSTANT, p=config.elastic
+        ),
         A.RandomBrightnessContrast(brightness_limit=limit, contrast_limit=limit, p=config.brightness_contrast),
         A.CLAHE(clip_limit=(1.0, 4.0), p=config.clahe),
         A.GaussianBlur(blur_limit=0, sigma_limit=(0.3, 1.2), p=config.blur),
         A.GaussNoise(std_range=(noise, noise), p=config.noise),
         A.CoarseDropout(num_holes_range=(1, 4), fill=0, fill_mask=None, p=config.coarse_dropout),
+        A.GridDropout(ratio=config.grid_ratio, fill=0, fill_mask=None, p=config.grid_dropout),
     ]
     return [transform for transform in candidates if transform.p > 0]

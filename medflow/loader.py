@@ -158,6 +158,35 @@ def batches(
     yield from _ahead(examples, parts, augment if changes_anything(augment) else None, walk, workers)
 
 
+@dataclass(frozen=True)
+class Sample:
+    """Some training rows as stored and as a network sees them; for people to look at."""
+
+    image_id: tuple[str, ...]
+    before: np.ndarray
+    """uint8 (n, height, width, channels)."""
+    after: np.ndarray
+    masks_before: np.ndarray | None
+    """uint8 (n, height, width), 0 or 1; None where no head asks for masks."""
+    masks_after: np.ndarray | None
+
+
+def sample(examples: Examples, augment: Augment, seed: int, *, count: int = 8) -> Sample:
+    """The first rows of the first epoch, as stored and as training sees them. The same seed, the same pictures."""
+    walk = Pass(seed, 0, 0)
+    rows = walk.order(len(examples))[:count]
+    before = examples.batch(rows)
+    after = examples.batch(rows, Augmenter(augment), walk)
+    masks = [name for name, values in before.targets.items() if values.ndim == 3]
+    return Sample(
+        image_id=before.image_ids,
+        before=before.images.numpy(),
+        after=after.images.numpy(),
+        masks_before=before.targets[masks[0]].numpy() if masks else None,
+        masks_after=after.targets[masks[0]].numpy() if masks else None,
+    )
+
+
 def plain_batches(examples: Examples, size: int, *, workers: int = 0) -> Iterator[Batch]:
     """Every row once, in the manifest's order, as stored: for validation."""
     rows = np.arange(len(examples))

@@ -23,6 +23,7 @@ from zenml import pipeline
 import steps
 from medflow import datasets
 from medflow.config.sections import RunConfig
+from medflow.platform import training_tracker
 from medflow.platform.caching import sound
 from medflow.records import HeadSpec
 
@@ -30,7 +31,7 @@ from medflow.records import HeadSpec
 def training(config: RunConfig):
     """The training pipeline of one dataset. Call the result to run it on the active stack."""
 
-    @pipeline(name=config.dataset, enable_cache=True)
+    @pipeline(name=config.dataset, enable_cache=True, extra=training_tracker.settings(config))
     def medflow_training():
         source, placement, challenge = sound(steps.resolve)(
             dataset=config.dataset,
@@ -66,7 +67,7 @@ def _train(config: RunConfig, train, val, pixels):
     normalization = sound(steps.normalize)(train=train, pixels=pixels)
     bundles, evaluations = [], []
     for model in config.models:
-        bundle = sound(steps.train)(
+        bundle, _ = sound(steps.train)(
             train=train, val=val, pixels=pixels, normalization=normalization, heads=heads(config),
             model=model, config=config.train, id=f"train_{model.key}",
         )  # fmt: skip

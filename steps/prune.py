@@ -15,9 +15,9 @@ def prune(
     bundle: Bundle, train: Manifest, val: Manifest, pixels: Pixels, config: PruneConfig, training: TrainConfig
 ) -> Annotated[Bundle, "pruned"]:
     from medflow import prune as pruning
-    from medflow.platform import context, trackers
+    from medflow.platform import context, training_tracker
 
-    with trackers.MlflowTracker(train.card.name, "prune") as tracker:
+    with training_tracker.of_step(train.card.name, "prune") as tracker:
         return pruning.prune(
             bundle, train, val, pixels, config, training,
             work=context.work_folder(), tracker=tracker, checkpoints=context.checkpoints(),

@@ -17,7 +17,7 @@ def resolve(
     from medflow import datasets, fetch
     from medflow.platform import history, registry, trackers
 
-    trackers.parent_run(dataset)
+    trackers.begin(dataset)
     spec = datasets.get(dataset, declared)
     source = fetch.resolve(config, spec.card, spec.beside)
     return source, history.placement(dataset, source, split), registry.challenge(dataset, stage)

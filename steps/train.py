@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from zenml import step
+from zenml.types import HTMLString
 
 from medflow.config.sections import ModelConfig, TrainConfig
 from medflow.records import Bundle, HeadSpec, Manifest, Normalization, Pixels
@@ -19,12 +20,16 @@ def train(
     heads: tuple[HeadSpec, ...],
     model: ModelConfig,
     config: TrainConfig,
-) -> Annotated[Bundle, "trained"]:
+) -> tuple[Annotated[Bundle, "trained"], Annotated[HTMLString, "augmentation_page"]]:
     from medflow import train as training
-    from medflow.platform import context, trackers
+    from medflow import train_files
+    from medflow.platform import context, training_tracker
+    from medflow.report import samples
 
-    with trackers.MlflowTracker(train.card.name, f"train {model.key}") as tracker:
-        return training.train(
+    with training_tracker.of_step(train.card.name, f"train {model.key}") as tracker:
+        bundle = training.train(
             train, val, pixels, normalization, heads, model, config,
             work=context.work_folder(), tracker=tracker, checkpoints=context.checkpoints(),
         )  # fmt: skip
+        batch = train_files.log_files(bundle, train, pixels, tracker, context.work_folder())
+    return bundle, HTMLString(samples.augmentation_page(batch))

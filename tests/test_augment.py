@@ -9,8 +9,9 @@ from tiny import draw
 from medflow.augment import Augmenter, changes_anything
 from medflow.config.sections import Augment
 
-CHANCES = ("rotate", "flip", "vertical_flip", "brightness_contrast", "clahe", "noise", "blur", "coarse_dropout")
-GEOMETRY = Augmenter(Augment(rotate=1.0, rotate_degrees=25, flip=0.5, vertical_flip=0.5))
+MOVES = ("rotate", "flip", "vertical_flip", "elastic")
+CHANCES = (*MOVES, "brightness_contrast", "clahe", "noise", "blur", "coarse_dropout", "grid_dropout")
+GEOMETRY = Augmenter(Augment(rotate=1.0, rotate_degrees=25, flip=0.5, vertical_flip=0.5, elastic=0.5))
 
 
 @settings(max_examples=30, deadline=None)
@@ -38,8 +39,7 @@ def test_each_transform_alone(name, channels):
     assert first_mask.shape == mask.shape and first_mask.dtype == np.uint8
     assert np.array_equal(first, again) and np.array_equal(first_mask, again_mask)
     assert not np.array_equal(first, image)
-    moves = name in ("rotate", "flip", "vertical_flip")
-    assert np.array_equal(first_mask, mask) != moves
+    assert np.array_equal(first_mask, mask) != (name in MOVES)
     if name not in ("flip", "vertical_flip", "clahe"):  # a flip has no degree, and this image has little to clip
         others = [augmenter(image, mask, (seed,))[0] for seed in range(4)]
         assert any(not np.array_equal(other, first) for other in others)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -49,6 +50,23 @@ def test_every_shipped_run_loads_and_is_complete(name: str, tmp_path: Path) -> N
 def test_every_shipped_recipe_loads(name: str, tmp_path: Path) -> None:
     path = yaml_in(tmp_path, f"recipe: {name}\n{MINIMAL}")
     assert load(path) != load(yaml_in(tmp_path, MINIMAL))
+
+
+@pytest.mark.parametrize("path", sorted(shipped().rglob("*.yaml")), ids=lambda path: path.stem)
+def test_a_horizontal_flip_is_argued_for(path: Path) -> None:
+    """Left and right carry meaning in most images: a file that flips says above it why, or what it costs."""
+    lines = path.read_text().splitlines()
+    for before, line in itertools.pairwise(lines):
+        words = line.strip()
+        if words.startswith("flip:") and float(words.split()[1]) > 0:
+            assert before.strip().startswith("#"), f"{path.name}: {words}"
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_shipped_run_on_radiographs_does_not_flip(name: str, tmp_path: Path) -> None:
+    config = load(name, folder=tmp_path)
+    if "radiograph" in datasets.get(config.dataset).card.modality.lower():
+        assert config.train.augment.flip == 0
 
 
 def test_every_dataset_has_settings_and_every_place_a_stack() -> None:
@@ -204,7 +222,7 @@ REFUSED = {
     "unknown recipe": (
         "recipe: scrach\n" + MINIMAL, [],
         "{file}: recipe: expected a shipped recipe or a path beside the YAML, found 'scrach'",
-        "did you mean 'scratch'? there is finetune, radiograph, scratch",
+        f"did you mean 'scratch'? there is {', '.join(RECIPES)}",
     ),
 }  # fmt: skip
 

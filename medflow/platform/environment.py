@@ -35,6 +35,10 @@ def _settings(root: Path) -> dict[str, str]:
         "BENTOML_DO_NOT_TRACK": "True",
         "GX_ANALYTICS_ENABLED": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        # A tracking server that is down costs seconds a call; by default it would be tried for minutes.
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+        "WANDB_ERROR_REPORTING": "false",
         "DO_NOT_TRACK": "true",
         "NO_ALBUMENTATIONS_UPDATE": "1",
     }

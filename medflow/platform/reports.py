@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from zenml.models import PipelineRunResponse
 
@@ -11,6 +11,8 @@ from medflow.errors import ConfigError
 from medflow.platform import lineage, registry, stack
 from medflow.records import Bundle, Evaluation
 from medflow.report.pages import RunReport, run_page
+
+Kind = TypeVar("Kind", Bundle, Evaluation)
 
 
 def write(reference_or_run: str, to: Path) -> Path:
@@ -43,8 +45,8 @@ def find_run(reference: str) -> PipelineRunResponse:
 def report_of(run: PipelineRunResponse) -> RunReport:
     """What is stored of a run, as far as it came."""
     dataset = run.pipeline.name if run.pipeline else "run"
-    bundles = [item for item in _all(run, BUNDLE_STEPS) if isinstance(item, Bundle)]
-    evaluations = [item for item in _all(run, "evaluate_val_") if isinstance(item, Evaluation)]
+    bundles = _all(run, BUNDLE_STEPS, Bundle)
+    evaluations = _all(run, "evaluate_val_", Evaluation)
     return RunReport(
         title=f"{dataset}: {run.run_metadata.get('model', 'no model')}",
         lead=f"Run {run.name}, {run.status.value}, {run.id}",
@@ -70,11 +72,12 @@ def _one(run: PipelineRunResponse, step: str, output: str) -> Any:
     return versions[0].load() if versions else None
 
 
-def _all(run: PipelineRunResponse, prefix: str | tuple[str, ...]) -> list[Any]:
-    """The first output of every step with this prefix, in the order in which the steps ran."""
+def _all(run: PipelineRunResponse, prefix: str | tuple[str, ...], kind: type[Kind]) -> list[Kind]:
+    """Every output of this kind of the steps with this prefix, in the order in which the steps ran."""
     steps = [step for name, step in run.steps.items() if name.startswith(prefix) and step.outputs]
     steps.sort(key=lambda step: (step.start_time or step.created, step.name))
-    return [next(iter(step.outputs.values()))[0].load() for step in steps]
+    made = [versions[0] for step in steps for versions in step.outputs.values()]
+    return [version.load() for version in made if version.data_type.attribute == kind.__name__]
 
 
 def _is_id(text: str) -> bool:

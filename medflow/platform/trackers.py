@@ -7,9 +7,10 @@ The stack's experiment tracker still says where MLflow is, so ZenML and medflow 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
 from zenml import get_step_context, log_metadata
@@ -17,11 +18,13 @@ from zenml import get_step_context, log_metadata
 from medflow.errors import PlatformError
 from medflow.platform import stack
 from medflow.progress import say
+from medflow.trackers import Ending, Sink, Value
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+MLFLOW = "MLflow"
 RUN_TAG = "zenml.pipeline_run_id"
 #: ``pipeline`` for the parent run of a pipeline run, ``step`` for its children.
 KIND_TAG = "medflow.kind"
@@ -82,89 +85,54 @@ def _experiment(mlflow: MlflowClient, name: str) -> str:
     return str(mlflow.create_experiment(name, artifact_location=location))
 
 
-class MlflowTracker:
-    """``tracking.Tracker`` on a child run. A server that is down gives one warning, never a lost run."""
+class MlflowRun:
+    """``trackers.Sink`` on a child run of this pipeline run."""
 
-    def __init__(self, dataset: str, name: str) -> None:
-        self.warned = False
-        self.run_id: str | None = None
-        with self._tolerant():
-            self.mlflow = client()
-            self.run_id = self._start(dataset, name)
+    def __init__(self, mlflow: MlflowClient, run_id: str) -> None:
+        self.mlflow, self.run_id = mlflow, run_id
 
-    def _start(self, dataset: str, name: str) -> str:
-        parent = parent_run(dataset)
-        context = get_step_context()
-        tags = {
-            "mlflow.parentRunId": parent,
-            KIND_TAG: "step",
-            RUN_TAG: str(context.pipeline_run.id),
-            "zenml.step_run_id": str(context.step_run.id),
-        }
-        experiment = self.mlflow.get_run(parent).info.experiment_id
-        run = self.mlflow.create_run(experiment, run_name=name, tags=tags)
-        log_metadata(metadata={"mlflow_run_id": run.info.run_id, "mlflow_parent_run_id": parent})
-        return str(run.info.run_id)
-
-    def params(self, values: Mapping[str, str | int | float | bool]) -> None:
+    def params(self, values: Mapping[str, Value]) -> None:
         from mlflow.entities import Param
 
-        with self._tolerant():
-            items = [Param(name, str(value)[:LIMIT]) for name, value in values.items()]
-            for start in range(0, len(items), BATCH):
-                self.mlflow.log_batch(self._run(), params=items[start : start + BATCH])
+        items = [Param(name, str(value)[:LIMIT]) for name, value in values.items()]
+        for start in range(0, len(items), BATCH):
+            self.mlflow.log_batch(self.run_id, params=items[start : start + BATCH])
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        import time
-
         from mlflow.entities import Metric
 
-        with self._tolerant():
-            now = int(time.time() * 1000)
-            self.mlflow.log_batch(
-                self._run(), metrics=[Metric(name, value, now, step) for name, value in values.items()]
-            )
+        now = int(time.time() * 1000)
+        self.mlflow.log_batch(self.run_id, metrics=[Metric(name, value, now, step) for name, value in values.items()])
 
     def file(self, path: Path, folder: str) -> None:
-        with self._tolerant():
-            self.mlflow.log_artifact(self._run(), str(path), folder)
+        self.mlflow.log_artifact(self.run_id, str(path), folder)
 
-    def finish(self, status: str) -> None:
-        """Close the run as ``FINISHED`` or ``FAILED``."""
-        with self._tolerant():
-            self.mlflow.set_terminated(self._run(), status)
-
-    def _run(self) -> str:
-        if self.run_id is None:
-            raise PlatformError("MLflow could not be reached", hint="start the tracking server")
-        return self.run_id
-
-    def _tolerant(self) -> _Tolerant:
-        return _Tolerant(self)
-
-    def __enter__(self) -> MlflowTracker:
-        return self
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        self.finish("FINISHED" if kind is None else "FAILED")
+    def finish(self, ending: Ending) -> None:
+        self.mlflow.set_terminated(self.run_id, ending)
 
 
-class _Tolerant:
-    """Turns whatever a tracking call raises into one warning a tracker."""
+def begin(dataset: str) -> None:
+    """Open this pipeline run's MLflow run. A server that is down gives one warning."""
+    try:
+        parent_run(dataset)
+    except Exception as error:
+        say(f"warning: {MLFLOW} does not answer, the run goes on without it ({type(error).__name__})")
 
-    def __init__(self, tracker: MlflowTracker) -> None:
-        self.tracker = tracker
 
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
-        if error is None or not isinstance(error, Exception):
-            return False
-        if not self.tracker.warned:
-            self.tracker.warned = True
-            say(f"warning: MLflow does not answer, the run goes on without it ({type(error).__name__})")
-        return True
+def child(dataset: str, name: str) -> Sink:
+    """A child run of this pipeline run, for one training."""
+    mlflow, parent = client(), parent_run(dataset)
+    context = get_step_context()
+    tags = {
+        "mlflow.parentRunId": parent,
+        KIND_TAG: "step",
+        RUN_TAG: str(context.pipeline_run.id),
+        "zenml.step_run_id": str(context.step_run.id),
+    }
+    experiment = mlflow.get_run(parent).info.experiment_id
+    run = mlflow.create_run(experiment, run_name=name, tags=tags)
+    log_metadata(metadata={"mlflow_run_id": run.info.run_id, "mlflow_parent_run_id": parent})
+    return MlflowRun(mlflow, str(run.info.run_id))
 
 
 def without_secrets(uri: str) -> str:

@@ -15,7 +15,7 @@ from medflow.report.curves import (
     training_curves,
 )
 from medflow.report.figure import Figure
-from medflow.report.images import montage, overlays, stored_montage
+from medflow.report.images import augmented, montage, overlays, stored_montage
 from medflow.report.pages import (
     RunReport,
     bundle_page,
@@ -32,6 +32,7 @@ from medflow.report.pages import (
 __all__ = [
     "Figure",
     "RunReport",
+    "augmented",
     "bundle_page",
     "bundle_pages",
     "class_balance",

@@ -59,6 +59,32 @@ def montage(manifest: Manifest, pixels: Pixels, *, count: int = 24, seed: int = 
     return finish("montage", "Some images", figure, ["image_id", "labels"], rows)
 
 
+def augmented(
+    image_ids: Sequence[str],
+    before: np.ndarray,
+    after: np.ndarray,
+    masks_before: np.ndarray | None,
+    masks_after: np.ndarray | None,
+) -> Figure:
+    """Training rows above what augmentation made of them, masks outlined.
+
+    ``before`` and ``after`` uint8 (n, height, width, channels); masks (n, height, width), or None where there are none.
+    """
+    columns = max(1, len(image_ids))
+    figure, axes = canvas(2, columns, width=1.7, height=1.9)
+    parts = ((before, masks_before, "as stored"), (after, masks_after, "augmented"))
+    for row, (images, masks, words) in enumerate(parts):
+        for place, image in enumerate(images):
+            axis = axes[row * columns + place]
+            show(axis, image, words if row else f"{_short(image_ids[place])}\n{words}")
+            if masks is not None:
+                _outline(axis, masks[place], TRUE_COLOUR)
+    difference = np.abs(after.astype(float) - before).mean(axis=(1, 2, 3))
+    rows = [(name, float(value)) for name, value in zip(image_ids, difference, strict=True)]
+    title = "A training batch before and after augmentation"
+    return finish("augmentation", title, figure, ["image_id", "mean_gray_difference"], rows)
+
+
 def stored_montage(pixels: Pixels, *, count: int = 24, seed: int = 0) -> Figure:
     """Some rows of a pixel store, as stored, under their row numbers."""
     rows = _spread(pixels.index.rows, count, seed)

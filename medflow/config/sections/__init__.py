@@ -32,6 +32,7 @@ from medflow.config.sections.models import (
     TimmModel,
 )
 from medflow.config.sections.run import RunConfig
+from medflow.config.sections.tracking import TrackerName, WandbConfig
 from medflow.config.sections.training import Stage, TrainConfig
 
 __all__ = [
@@ -71,6 +72,8 @@ __all__ = [
     "TableDataset",
     "TableHead",
     "TimmModel",
+    "TrackerName",
     "TrainConfig",
     "ValidateConfig",
+    "WandbConfig",
 ]

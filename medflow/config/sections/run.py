@@ -12,6 +12,7 @@ from medflow.config.sections.data import IngestConfig, SourceConfig, SplitConfig
 from medflow.config.sections.declared import Declaration
 from medflow.config.sections.judging import EvaluateConfig, PromoteConfig, SelectConfig
 from medflow.config.sections.models import ModelConfig
+from medflow.config.sections.tracking import TrackerName, WandbConfig
 from medflow.config.sections.training import TrainConfig
 
 
@@ -35,6 +36,9 @@ class RunConfig(Section):
     quantize: QuantizeConfig = QuantizeConfig()
     choose: ChooseConfig = ChooseConfig()
     promote: PromoteConfig = PromoteConfig()
+    trackers: tuple[TrackerName, ...] = ()
+    """Where training is logged beside MLflow; adding one trains nothing anew."""
+    wandb: WandbConfig = WandbConfig()
 
     model_config = ConfigDict(populate_by_name=True)
 

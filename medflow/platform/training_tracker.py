@@ -1,0 +1,40 @@
+"""The tracker of a step that trains: MLflow always, and what the run's `trackers` ask for beside it.
+
+Apart from ``trackers``, so that steps which do not train do not reach torch through TensorBoard's writer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+from zenml import get_step_context
+
+from medflow.config.sections import RunConfig, WandbConfig
+from medflow.platform import trackers
+from medflow.trackers import Offer, opened, tensorboard, wandb
+from medflow.tracking import Tracker
+
+
+def of_step(dataset: str, name: str) -> AbstractContextManager[Tracker]:
+    """The tracker of the running step: MLflow, and what this run's `trackers` ask for beside it."""
+    return opened([Offer(trackers.MLFLOW, lambda: trackers.child(dataset, name)), *_beside(dataset, name)])
+
+
+def settings(config: RunConfig) -> dict[str, Any]:
+    """What a pipeline carries for ``of_step``, as ZenML's `extra`: it reaches every step and no cache key.
+
+    A parameter or an environment variable would be in the key, and adding a tracker would train everything anew.
+    """
+    return {"trackers": list(config.trackers), "wandb": config.wandb.model_dump(mode="json")}
+
+
+def _beside(dataset: str, name: str) -> list[Offer]:
+    run = get_step_context().pipeline_run
+    wanted: Mapping[str, Any] = run.config.extra
+    offers = {
+        "tensorboard": tensorboard.offer(dataset, run.name, name.replace(" ", "_")),
+        "wandb": wandb.offer(WandbConfig.model_validate(wanted.get("wandb", {})), dataset, run.name, name),
+    }
+    return [offers[tracker] for tracker in wanted.get("trackers", ())]
