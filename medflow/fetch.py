@@ -32,20 +32,40 @@ TAIL = 64 * 1024
 
 
 def resolve(config: SourceConfig, card: DatasetCard, beside: Sequence[Path] = ()) -> Source:
-    """The source as it is now, with a fingerprint that changes when it does, and a digest of the files ``beside`` it.
+    """The source as it is now, with a fingerprint that changes when it does, and digests of the files beside it.
 
-    Raises what ``look`` raises, and SourceError where a file beside the source cannot be read.
+    Those are the files ``beside`` it that the dataset's listing reads by itself, and the metadata file of the config.
+    Raises what ``look`` does, ConfigError where this dataset takes no metadata file, and SourceError where a file
+    beside the source cannot be read.
     """
     source = look(config, card)
-    if not beside:
+    if beside:
+        digests = [_digest(path, hint="the dataset's table must be where its YAML says") for path in beside]
+        source = source.model_copy(update={"beside": digest_of(digests)})
+    if config.metadata is None:
         return source
+    if not card.metadata:
+        raise ConfigError(f"{card.name} takes no metadata file: its source is complete", hint="leave `--metadata` out")
+    path = Path(config.metadata).expanduser().absolute()
+    digest = _digest(path, hint="check `--metadata`")
+    return source.model_copy(update={"metadata": digest, "metadata_uri": str(path)})
+
+
+def metadata_file(source: Source) -> Path | None:
+    """The file given with ``--metadata``, or None. Raises SourceError where it is no longer what ``resolve`` saw."""
+    if not source.metadata:
+        return None
+    path = Path(source.metadata_uri)
+    if _digest(path, hint="check `--metadata`") != source.metadata:
+        raise SourceError(f"the metadata file {path} changed after the run began", hint="run again")
+    return path
+
+
+def _digest(path: Path, *, hint: str) -> str:
     try:
-        digests = [file_digest(path) for path in beside]
+        return file_digest(path)
     except OSError as error:
-        raise SourceError(
-            f"{error.filename} cannot be read: {error.strerror}", hint="the dataset's table must be where its YAML says"
-        ) from error
-    return source.model_copy(update={"beside": digest_of(digests)})
+        raise SourceError(f"{path} cannot be read: {error.strerror}", hint=hint) from error
 
 
 def look(config: SourceConfig, card: DatasetCard) -> Source:

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from medflow import manifest_table, packing, pool
 from medflow.config.sections import IngestConfig
-from medflow.datasets._spec import DatasetSpec, Row
+from medflow.datasets._spec import DatasetSpec, Listing, Row
 from medflow.errors import ConfigError, PlatformError
-from medflow.fetch import fetch
+from medflow.fetch import fetch, metadata_file
 from medflow.imports import Sources, module_digest, ours_anywhere
 from medflow.packing import Chunk, Item, Packed, Plan
 from medflow.progress import say, track
@@ -51,7 +51,7 @@ def ingest(
     PlatformError (disk full, a worker process died).
     """
     data = data_root(source, spec, work)
-    listing = spec.listing(data)
+    listing = listed(source, spec, data)
     rows = manifest_table.ordered(listing.rows, spec.card)
     plan = plan_of(source, spec.card, sizes, config)
     folder = work / "pixels" / plan.digest()[:16]
@@ -77,6 +77,14 @@ def data_root(source: Source, spec: DatasetSpec, work: Path) -> Path:
             spec.twin(part, source.generated)
             part.rename(root)
     return root
+
+
+def listed(source: Source, spec: DatasetSpec, data: Path) -> Listing:
+    """What lies below ``data``, joined with the metadata file of the source where there is one."""
+    metadata = metadata_file(source)
+    if metadata is None or spec.listing_with is None:
+        return spec.listing(data)
+    return spec.listing_with(data, metadata)
 
 
 def plan_of(source: Source, card: DatasetCard, sizes: Sequence[int], config: IngestConfig) -> Plan:

@@ -51,13 +51,14 @@ def _refuse_other_labels(rows: Sequence[Row], expected: set[str]) -> None:
 def build(card: DatasetCard, rows: Sequence[Row], facts: Sequence[Facts]) -> pyarrow.Table:
     """One row an image, in the order of ``rows``; ``facts`` are of the same images in the same order.
 
-    ``pixel_row`` counts the images without an error; ``group`` falls back to the image's own id.
+    ``pixel_row`` counts the images without an error. ``group`` falls back to the image's own id, but where the
+    card says that every image has one: it stays null there, and `split` asks for it.
     """
     columns: dict[str, list[object]] = {name: [] for name in schema(card).names}
     before = accumulate((item.error is None for item in facts), initial=0)
     for row, item, pixel_row in zip(rows, facts, before, strict=False):
         values = vars(row) | item.model_dump() | dict(row.labels)
-        values["group"] = row.group or row.image_id
+        values["group"] = row.group or (None if card.expects_groups() else row.image_id)
         values["pixel_row"] = None if item.error else pixel_row
         for name, column in columns.items():
             column.append(values[name])

@@ -5,6 +5,9 @@ Groups
     their pictures are near-duplicates; and so on, transitively. The parts' ``group`` column holds the merged
     group, named after its smallest member, so the record's own refusal and every bootstrap see merged groups.
 
+    Where patients or lesions should be known and are not, the split stops; ``allow_missing_groups`` goes on with
+    what the other two tell, and a finding says so.
+
 Roles that are given
     A group that ``Placement`` names keeps its role; only new groups are placed, towards the wanted shares.
     Where rows with different roles turn out to be one group, the whole group goes to the strictest of them,
@@ -96,9 +99,11 @@ class _Groups:
 def split(manifest: Manifest, placement: Placement, config: SplitConfig) -> Split:
     """Divide ``manifest`` by ``config``, starting from the roles of ``placement``.
 
-    Each part's ``findings`` say which groups were moved whole. Raises SplitError where rows have no group,
-    where official lists are asked for and there are none, and where a class cannot be in every part.
+    Each part's ``findings`` say which groups were moved whole, and whose are unknown. Raises SplitError where rows
+    have no group and that is not allowed, where official lists are asked for and there are none, and where a class
+    cannot be in every part.
     """
+    unknown = _unknown_groups(manifest, config)
     groups = _merge(manifest, config.near_duplicate_bits)
     strata = _strata(manifest)
     placed = _placed_rows(manifest, placement)
@@ -112,6 +117,7 @@ def split(manifest: Manifest, placement: Placement, config: SplitConfig) -> Spli
         roles = place(counts, groups.sizes(), fractions, fixed=fixed, required=strata.required, seed=config.seed)
     _refuse_missing(groups, strata, roles, config)
     findings = (
+        *unknown,
         *_moved("split_official", "images of groups that official lists cut; each group went whole to", groups, listed),
         *_moved(
             "split_placement", "images of groups joined since they were placed; each went whole to", groups, placed
@@ -130,7 +136,7 @@ def placement_of(manifest: Manifest, parts: Split) -> Placement:
         for role, part in zip(ROLES, (parts.train, parts.val, parts.test), strict=True)
         for image_id in part.column("image_id").tolist()
     }
-    pairs = zip(manifest.column("group").tolist(), manifest.column("image_id").tolist(), strict=True)
+    pairs = zip(manifest.groups().tolist(), manifest.column("image_id").tolist(), strict=True)
     return Placement(roles={group: by_image[image_id] for group, image_id in pairs if image_id in by_image})
 
 
@@ -159,15 +165,34 @@ def _count_strata(manifest: Manifest) -> dict[str, tuple[int, int]]:
 # -- groups and strata ---------------------------------------------------------------------------
 
 
-def _merge(manifest: Manifest, bits: int) -> _Groups:
-    group = manifest.column("group")
-    nameless = int(sum(name is None for name in group))
-    if nameless:
-        raise SplitError(
-            f"{nameless} of {len(manifest)} images have no group",
-            hint="where nothing is known of a patient, ingest gives an image its own id as group; ingest again",
+def _unknown_groups(manifest: Manifest, config: SplitConfig) -> tuple[Finding, ...]:
+    """One finding over the rows without a group. Raises SplitError where there are some and that is not allowed."""
+    nameless = manifest.column("image_id")[manifest.group_unknown()]
+    if not len(nameless):
+        return ()
+    kind = manifest.card.grouped_by
+    if not config.allow_missing_groups:
+        table = manifest.card.metadata
+        remedy = (
+            f"pass {table} with `--metadata FILE`" if table else f"let the dataset's table name each image's {kind}"
         )
-    names, own = np.unique(group.astype(str), return_inverse=True)
+        raise SplitError(
+            f"{len(nameless)} of {len(manifest)} images have no group: images of one {kind} must lie in one part, and "
+            f"the source does not tell the {kind}",
+            hint=f"{remedy}, or set split.allow_missing_groups=true to keep near-duplicates together and nothing else",
+        )
+    message = (
+        f"images whose {kind} is unknown: near-duplicates alone were kept together, so that a {kind} may be in more "
+        "than one part and scores be too good"
+    )
+    examples = tuple(sorted(nameless.tolist())[:5])
+    return (
+        Finding(check="group_unknown", severity="warning", message=message, count=len(nameless), examples=examples),
+    )
+
+
+def _merge(manifest: Manifest, bits: int) -> _Groups:
+    names, own = np.unique(manifest.groups().astype(str), return_inverse=True)
     keys = (own, _codes(manifest.column("sha256")), near_duplicate_groups(manifest.column("phash").tolist(), bits))
     component = _linked(keys)
     smallest = np.full(int(component.max(initial=-1)) + 1, len(names), dtype=np.int64)
@@ -230,7 +255,7 @@ def _mask_strata(head: HeadSpec, manifest: Manifest, required: bool) -> list[tup
 def _placed_rows(manifest: Manifest, placement: Placement) -> np.ndarray:
     """Role that ``placement`` gives to each row's own group, int64 (N,), or ``FREE``."""
     roles = {group: ROLES.index(role) for group, role in placement.roles.items()}
-    return np.array([roles.get(group, FREE) for group in manifest.column("group").tolist()], dtype=np.int64)
+    return np.array([roles.get(group, FREE) for group in manifest.groups().tolist()], dtype=np.int64)
 
 
 def _official_rows(manifest: Manifest) -> np.ndarray:

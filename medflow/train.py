@@ -59,6 +59,7 @@ def train(
         weights_digest="",
         bytes=0,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
+        notes=tuple(f"{item.count} {item.message}" for item in rows.findings if item.severity == "warning"),
         source_version=rows.source.version if rows.source else "",
         code_version=__version__,
     )

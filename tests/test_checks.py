@@ -181,7 +181,6 @@ def test_off_is_silent(name: str) -> None:
         ({"image_id": "image-02"}, "image_ids that occur twice"),
         ({"image_id": None}, "rows without an image_id"),
         ({"path": None}, "rows without a path"),
-        ({"group": None}, "rows without a group"),
         ({"sha256": "abc"}, "sha256 that is not 64 hex digits"),
         ({"official_split": "holdout"}, "official_split other than"),
         ({"width": 0}, "width that is not positive"),
@@ -193,6 +192,21 @@ def test_structure_is_always_an_error(change: dict, message: str) -> None:
     with pytest.raises(ChecksFailed, match="check structure failed") as stopped:
         check(spoiled({3: change}), silent)
     assert message in stopped.value.message
+
+
+def test_a_missing_group_is_an_error_only_where_none_is_expected() -> None:
+    manifest = spoiled({3: {"group": None}})
+    assert check(manifest, ValidateConfig()).kept.column("group").tolist().count(None) == 1  # for `split` to judge
+    card = manifest.card.model_copy(update={"grouped_by": "near-duplicates"})
+    with pytest.raises(ChecksFailed, match="rows without a group"):
+        check(replace(manifest, card=card), ValidateConfig())
+
+
+def test_unknown_groups_are_never_one_group() -> None:
+    unknown = {number: {"group": None} for number in range(6)}
+    kept = check(spoiled(unknown | {4: COPY_OF_2 | {"group": None}}), ValidateConfig()).kept
+    assert set(kept.take(range(5)).column("group")) == {None}
+    assert len(set(kept.groups())) == 5 + (IMAGES - 6) // 2
 
 
 def test_the_smallest_id_of_exact_copies_stays_even_when_rows_are_shuffled() -> None:

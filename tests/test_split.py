@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -248,6 +249,37 @@ def test_group_bytes_and_picture_join_transitively_under_the_smallest_name() -> 
 def test_rows_without_a_group_are_refused() -> None:
     with pytest.raises(SplitError, match="1 of 30 images have no group"):
         split(classed([0, 1, 2] * 10, group=[None, *map(str, range(29))]), Placement(), SplitConfig())
+
+
+def test_the_refusal_names_the_table_that_tells_groups() -> None:
+    manifest = classed([0, 1, 2] * 10, group=[None] * 30)
+    card = manifest.card.model_copy(update={"metadata": "lesions.csv", "grouped_by": "lesion"})
+    with pytest.raises(SplitError, match=r"30 of 30 .* one lesion must lie in one part") as caught:
+        split(replace(manifest, card=card), Placement(), SplitConfig())
+    assert "pass lesions.csv with `--metadata FILE`" in caught.value.hint
+    assert "split.allow_missing_groups=true" in caught.value.hint
+
+
+def test_missing_groups_are_allowed_on_request_and_told() -> None:
+    group = [None] * 27 + ["g1", "g1", "g1"]
+    manifest = classed([0, 1, 2] * 10, group=group, phash=[None, *["0f1e2d3c4b5a6978"] * 2, *[None] * 27])
+    config = SplitConfig(allow_missing_groups=True)
+    result = split(manifest, Placement(), config)
+    roles = roles_of(result)
+    assert roles["i000001"] == roles["i000002"]  # near-duplicates
+    assert roles["i000027"] == roles["i000028"] == roles["i000029"]
+    for part in parts_of(result).values():
+        assert None not in part.column("group")
+        [finding] = [item for item in part.findings if item.check == "group_unknown"]
+        assert (finding.severity, finding.count, len(finding.examples)) == ("warning", 27, 5)
+    placement = placement_of(manifest, result)
+    assert roles_of(split(manifest, placement, config)) == roles
+    assert placement.roles["i000004"] == roles["i000004"] and placement.roles["g1"] == roles["i000027"]
+
+
+def test_allowing_missing_groups_says_nothing_where_none_is_missing() -> None:
+    result = split(classed([0, 1, 2] * 10), Placement(), SplitConfig(allow_missing_groups=True))
+    assert result.train.findings == ()
 
 
 def test_a_class_in_two_groups_is_named_with_its_counts() -> None:

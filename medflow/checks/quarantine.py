@@ -48,9 +48,12 @@ def _all_but_first(cluster: np.ndarray, out: np.ndarray, image_id: np.ndarray) -
 
 
 def _joined_groups(manifest: Manifest, clusters: list[np.ndarray], sound: np.ndarray) -> np.ndarray:
-    """Group of each row, (N,): groups whose ``sound`` rows share a cluster get the smallest name among them."""
-    group = manifest.column("group")
-    names, own = np.unique(group.astype(str), return_inverse=True)
+    """Group of each row, (N,): groups whose ``sound`` rows share a cluster get the smallest name among them.
+
+    An unknown group stays None, unless the row was joined with another.
+    """
+    group = manifest.groups().astype(str)
+    names, own = np.unique(group, return_inverse=True)
     component = np.arange(len(names))
     for cluster in clusters:
         _, first, place = np.unique(cluster[sound], return_index=True, return_inverse=True)
@@ -58,7 +61,11 @@ def _joined_groups(manifest: Manifest, clusters: list[np.ndarray], sound: np.nda
         component = connected(len(names), groups, groups[first[place]])[component]
     smallest = np.full(len(names), len(names))
     np.minimum.at(smallest, component, np.arange(len(names)))
-    return names[smallest[component]][own]
+    joined = names[smallest[component]][own]
+    unknown = manifest.group_unknown() & (joined == group)
+    joined = joined.astype(object)
+    joined[unknown] = None
+    return joined
 
 
 def _with_columns(manifest: Manifest, group: np.ndarray, mask_error: pandas.Series) -> Manifest:

@@ -50,17 +50,19 @@ def severity_of(check: str, config: ValidateConfig) -> Severity:
 
 def rules(card: DatasetCard, config: ValidateConfig) -> tuple[Rule, ...]:
     """Rules of a dataset, those that are `off` left out."""
-    every = (*_structure(), *_images(config), *_labels(card), *_masks(card), *_metadata())
+    every = (*_structure(card), *_images(config), *_labels(card), *_masks(card), *_metadata())
     return tuple(rule for rule in every if severity_of(rule.check, config) != "off")
 
 
-def _structure() -> tuple[Rule, ...]:
+def _structure(card: DatasetCard) -> tuple[Rule, ...]:
     known_parts = ["train", "val", "test"]
+    # Where groups are expected a missing one is no slip of ingest, and `split` decides what to make of it.
+    grouped = () if card.expects_groups() else (_not_null(STRUCTURE, "rows without a group", "group"),)
     return (
         _not_null(STRUCTURE, "rows without an image_id", "image_id"),
         Rule(STRUCTURE, "image_ids that occur twice", "ExpectColumnValuesToBeUnique", {"column": "image_id"}),
         _not_null(STRUCTURE, "rows without a path", "path"),
-        _not_null(STRUCTURE, "rows without a group", "group"),
+        *grouped,
         _matches(STRUCTURE, "sha256 that is not 64 hex digits", "sha256", "^[0-9a-f]{64}$"),
         _between(STRUCTURE, "width that is not positive", "width", min_value=1),
         _between(STRUCTURE, "height that is not positive", "height", min_value=1),

@@ -101,6 +101,10 @@ def phantom(
     planted_faults: Annotated[
         bool, typer.Option("--planted-faults", help="Broken files, duplicates, leaks and wrong masks among them.")
     ] = False,
+    metadata: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the table that the archive lacks as well, to this new file."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write an offline twin of a dataset.
@@ -111,6 +115,7 @@ def phantom(
     Examples:
       medflow phantom covid_radiography --to twin --images 200
       medflow phantom chest_xray_pneumonia --to faulty --images 300 --planted-faults
+      medflow phantom ham10000 --to skin --metadata lesions.csv
       medflow run covid_radiography --source twin train.epochs=2 model.pretrained=none
     """
     from medflow.records import Generated
@@ -118,7 +123,7 @@ def phantom(
 
     wanted = Generated(images=images, seed=seed, planted_faults=planted_faults)
     name, declared = _named(dataset)
-    planted = write_twin(name, to, wanted, declared)
+    planted = write_twin(name, to, wanted, declared, metadata=metadata)
     files = sum(path.is_file() for path in to.rglob("*"))
     if as_json:
         faults = {kind: list(paths) for kind, paths in planted.faults.items()}
@@ -127,4 +132,5 @@ def phantom(
     output.emit(f"wrote {files} files to {to}")
     if planted.faults:
         output.emit_table(("fault", "files"), [(kind, len(paths)) for kind, paths in planted.faults.items()])
-    output.emit(f"next: medflow run {dataset} --source {to}")
+    joined = f" --metadata {metadata}" if metadata else ""
+    output.emit(f"next: medflow run {dataset} --source {to}{joined}")

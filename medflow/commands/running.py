@@ -9,7 +9,7 @@ import typer
 
 from medflow.commands import output
 from medflow.commands.settings import read_settings
-from medflow.commands.verb import JsonOption, Settings, Source
+from medflow.commands.verb import JsonOption, Metadata, Settings, Source
 from medflow.errors import ConfigError, PlatformError
 
 if TYPE_CHECKING:
@@ -46,7 +46,13 @@ def demo(as_json: JsonOption = False) -> None:
         output.emit(f"  {command}")
 
 
-def show(dataset: Name, settings: Settings = None, source: Source = None, as_json: JsonOption = False) -> None:
+def show(
+    dataset: Name,
+    settings: Settings = None,
+    source: Source = None,
+    metadata: Metadata = None,
+    as_json: JsonOption = False,
+) -> None:
     """Print the merged settings of a run as YAML.
 
     What is not a default is marked with where it was set.
@@ -63,7 +69,7 @@ def show(dataset: Name, settings: Settings = None, source: Source = None, as_jso
     from medflow.config.places import shown
     from medflow.config.showing import as_yaml, origins
 
-    reading = read_settings(dataset, settings or (), source)
+    reading = read_settings(dataset, settings or (), source, metadata)
     if as_json:
         output.emit_json({"file": shown(reading.file), "config": reading.tree, "origins": origins(reading)})
     else:
@@ -74,6 +80,7 @@ def run(
     dataset: Name,
     settings: Settings = None,
     source: Source = None,
+    metadata: Metadata = None,
     on: Annotated[str, typer.Option(metavar="PLACE", help="Where it runs: a name in configs/on.")] = "local",
     as_json: JsonOption = False,
 ) -> None:
@@ -88,9 +95,10 @@ def run(
       medflow run phantom
       medflow run covid_radiography --source ~/covid.zip train.epochs=2 model.pretrained=none
       medflow run chest_xray_pneumonia --source kaggle 'models=[{kind: timm, name: resnet18}]'
+      medflow run ham10000 --source ~/ham.zip --metadata ~/HAM10000_metadata.csv
       medflow run phantom split.seed=1 --json | jq .metrics
     """
-    reading = read_settings(dataset, settings or (), source)
+    reading = read_settings(dataset, settings or (), source, metadata)
     _refuse_unknown_place(on)
     from medflow.platform import runs as platform
     from medflow.progress import say

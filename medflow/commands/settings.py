@@ -13,16 +13,25 @@ if TYPE_CHECKING:
     from medflow.config.reading import Reading
 
 
-def read_settings(name: str, overrides: Sequence[str], source: str | None) -> Reading:
+def read_settings(name: str, overrides: Sequence[str], source: str | None, metadata: Path | None = None) -> Reading:
     """The settings of a run, with a dataset and heads that there are. Raises ConfigError."""
     from medflow import datasets
     from medflow.config.heads import check_heads
     from medflow.config.reading import read
 
-    reading = read(name, [*_source_settings(source), *overrides])
+    reading = read(name, [*_source_settings(source), *_metadata_settings(metadata), *overrides])
     card = datasets.get(reading.config.dataset, reading.config.declare).card
     check_heads(reading.config, tuple(head.name for head in card.heads))
     return reading
+
+
+def _metadata_settings(metadata: Path | None) -> tuple[str, ...]:
+    if metadata is None:
+        return ()
+    path = metadata.expanduser().absolute()
+    if not path.is_file():
+        raise ConfigError(f"--metadata: expected a file, found {str(metadata)!r}, which is none", hint="check the path")
+    return (f"source.metadata={json.dumps(str(path))}",)
 
 
 def _source_settings(source: str | None) -> tuple[str, ...]:

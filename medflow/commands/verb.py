@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -23,6 +24,14 @@ Source = Annotated[
     typer.Option(
         metavar="DIR|ZIP|kaggle",
         help="Where the images are: a folder, a .zip, or Kaggle. Sets source.kind and source.path.",
+        show_default=False,
+    ),
+]
+Metadata = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="A table that the dataset's archive lacks, such as one that tells lesions. Sets source.metadata.",
         show_default=False,
     ),
 ]

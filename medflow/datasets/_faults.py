@@ -164,10 +164,10 @@ def _copy_file(source: Path, target: Path) -> None:
 
 def _repaint(path: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
     data = np.frombuffer(path.read_bytes(), dtype=np.uint8)
-    # OpenCV reads BGR where `save` takes RGB; in a radiograph the three are equal.
     image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     assert image is not None, path
-    save(path, change(image))
+    # OpenCV reads BGR where `save` takes RGB.
+    save(path, change(image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)))
 
 
 def _turned(image: np.ndarray) -> np.ndarray:

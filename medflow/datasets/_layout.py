@@ -50,11 +50,11 @@ def is_litter(path: PurePosixPath) -> bool:
 def locate(root: Path, folder: str, marks: Sequence[str], expected: str) -> Path:
     """The dataset's own folder: ``root``, ``root/folder`` or, for a nested copy alone, one deeper.
 
-    It is the first that holds one of ``marks`` (relative folders).
+    It is the first that holds one of ``marks`` (relative folders or files).
     Raises DataError, with the ``expected`` layout as hint, where none does.
     """
     for base in (root, root / folder, root / folder / folder):
-        if any((base / mark).is_dir() for mark in marks):
+        if any((base / mark).exists() for mark in marks):
             return base
     found = sorted(entry.name for entry in root.iterdir())[:_EXAMPLES] if root.is_dir() else []
     seen = f"it holds {', '.join(found)}" if found else "it is empty or no folder"

@@ -23,7 +23,7 @@ class Row:
     labels: Mapping[str, int | None]
     """``<head>.<label>`` → 1, 0 or None (unknown), for every label column of the card."""
     group: str | None = None
-    """Patient or lesion; None where the dataset knows none (the image is then its own group)."""
+    """Patient or lesion. None: a group of its own where the card expects none, else unknown, and `split` stops."""
     mask_path: str | None = None
     text: str | None = None
     official_split: str | None = None
@@ -57,6 +57,11 @@ class DatasetSpec:
     listing: Callable[[Path], Listing]
     """Reads the layout below a data root. Raises DataError where the root is not this dataset."""
     twin: Callable[[Path, Generated], Planted]
-    """Writes an offline twin below an empty folder. Deterministic: same request, same bytes."""
+    """Writes an offline twin below an empty folder. Deterministic: same request, same bytes.
+
+    It writes the card's ``metadata`` file as well, which ``twins.write_twin`` then takes out of the archive's layout.
+    """
+    listing_with: Callable[[Path, Path], Listing] | None = None
+    """As ``listing``, joined with the file of ``--metadata``; there is one where the card names ``metadata``."""
     beside: tuple[Path, ...] = ()
     """Files outside of the data root that the listing reads as well; a change of theirs is a change of the source."""

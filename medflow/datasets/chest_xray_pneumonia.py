@@ -114,7 +114,7 @@ def _row(path: PurePosixPath, below: PurePosixPath) -> Row:
         image_id=path.as_posix(),
         path=(below / path).as_posix(),
         labels={f"{DIAGNOSIS.name}.{one}": int(one == label) for one in CLASSES},
-        group=patient_of(name),
+        group=patient_of(name) or path.as_posix(),
         official_split=split,
     )
 

@@ -24,6 +24,9 @@ class HeadSpec(Record):
         return () if self.kind == "mask" else tuple(f"{self.name}.{label}" for label in self.labels)
 
 
+NEAR_DUPLICATES = "near-duplicates"
+
+
 class DatasetCard(Record):
     """What a dataset declares of itself. The same wherever its files lie."""
 
@@ -34,6 +37,8 @@ class DatasetCard(Record):
     """Channels kept in the pixel store: 1 for radiographs, 3 for photographs."""
     grouped_by: str
     """What makes two images one group: ``patient``, ``lesion``, or ``near-duplicates`` where nothing is known."""
+    metadata: str = ""
+    """Name of a table that the archive lacks and ``--metadata`` brings, such as one of groups; empty for none."""
     kaggle: str | None = None
     """``owner/dataset`` on Kaggle."""
     modality: str = ""
@@ -41,6 +46,10 @@ class DatasetCard(Record):
     citation: str = ""
     limits: str = ""
     """What a reader of results must know about this dataset, in one or two sentences."""
+
+    def expects_groups(self) -> bool:
+        """Every image is somebody's or something's, so that one whose group is unknown may leak into another part."""
+        return self.grouped_by != NEAR_DUPLICATES
 
     def label_head(self) -> HeadSpec | None:
         return next((head for head in self.heads if head.kind != "mask"), None)
@@ -70,6 +79,10 @@ class Source(Record):
     generated: Generated | None = None
     beside: str = ""
     """Digest of files outside of the source that the dataset's listing reads; empty where it reads none."""
+    metadata: str = ""
+    """sha256 of the file given with ``--metadata``; empty for none."""
+    metadata_uri: Annotated[str, BESIDE] = ""
+    """Where that file lies."""
 
 
 class Placement(Record):

@@ -28,7 +28,7 @@ MANIFEST_COLUMNS: Mapping[str, str] = {
     "path": "string",  # relative to the data root, POSIX
     "mask_path": "string",  # likewise, null where the image has none
     "sha256": "string",  # of the file's bytes, null where unreadable
-    "group": "string",  # patient or lesion; the image's own id where nothing is known
+    "group": "string",  # patient or lesion; where a dataset has none, the image's own id; null if unknown
     "text": "string",
     "official_split": "string",  # train, val, test, or null
     "source": "string",
@@ -93,6 +93,14 @@ class Manifest(Whole):
                 hint="run `validate` first: it quarantines images that could not be decoded",
             )
         return column.to_numpy().astype(np.int64)
+
+    def group_unknown(self) -> np.ndarray:
+        """bool (N,): the dataset has groups, and the image's is not known."""
+        return self.table.column("group").is_null().to_numpy()
+
+    def groups(self) -> np.ndarray:
+        """Group of each row, object (N,); an image whose group is unknown is one of its own, named by its id."""
+        return np.where(self.group_unknown(), self.column("image_id"), self.column("group"))
 
     def targets(self, head: HeadSpec) -> np.ndarray:
         """Labels of a head, float32 (N, labels): 1, 0, or NaN for unknown."""

@@ -14,6 +14,7 @@ from medflow.records import (
     Bundle,
     Choice,
     Evaluation,
+    Finding,
     Findings,
     HeadSpec,
     Manifest,
@@ -72,9 +73,15 @@ def run_page(run: RunReport) -> str:
         html.section("On validation rows", *(_validation(item) for item in run.validation)),
         html.section("Data", *([parts.parts_of_split(run.parts)] if run.parts else [])),
         html.section("Checks", *_present(parts.findings, run.findings)),
+        html.section("What the split found", *([parts.found(told)] if (told := _told_of_split(run)) else [])),
         html.section("Every score on test rows", *_present(parts.all_scores, run.evaluation)),
         html.section("Lineage", parts.lineage(run.lineage)),
     )
+
+
+def _told_of_split(run: RunReport) -> tuple[Finding, ...]:
+    """The same for each part: groups that were moved whole, groups that are unknown."""
+    return next((part.findings for part in run.parts.values()), ())
 
 
 def evaluation_page(

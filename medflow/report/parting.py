@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medflow.records import Findings, Split
+from medflow.records import Split
 from medflow.report import html, parts
 
 
@@ -13,5 +13,5 @@ def split_page(split: Split) -> str:
         "Split",
         f"{sum(map(len, by_role.values())):,} images; no group is in two parts",
         html.section("Parts", parts.parts_of_split(by_role)),
-        html.section("Findings", parts.findings(Findings(findings=split.train.findings))),
+        html.section("Findings", parts.found(split.train.findings)),
     )

@@ -12,6 +12,7 @@ from medflow.metrics import PER_LABEL
 from medflow.records import (
     Choice,
     Evaluation,
+    Finding,
     Findings,
     HeadSpec,
     Manifest,
@@ -154,10 +155,12 @@ def promotion(promotion: Promotion) -> Html:
 
 def findings(findings: Findings) -> Html:
     lead = html.text(f"{findings.images:,} images looked at, {findings.quarantined:,} left out of what follows.")
-    rows = [
-        (item.severity, item.check, item.count, item.message, "; ".join(item.examples)) for item in findings.findings
-    ]
-    return html.joined([lead, html.table(("severity", "check", "count", "what", "for example"), rows)])
+    return html.joined([lead, found(findings.findings)])
+
+
+def found(findings: Sequence[Finding]) -> Html:
+    rows = [(item.severity, item.check, item.count, item.message, "; ".join(item.examples)) for item in findings]
+    return html.table(("severity", "check", "count", "what", "for example"), rows)
 
 
 def dataset(manifest: Manifest) -> Html:
@@ -166,7 +169,7 @@ def dataset(manifest: Manifest) -> Html:
         [
             ("dataset", card.title),
             ("images", len(manifest)),
-            ("groups", len(set(manifest.column("group").tolist()))),
+            ("groups", len(set(manifest.groups().tolist()))),
             ("grouped by", card.grouped_by),
             ("with a mask", int(manifest.has_mask().sum()) or None),
             ("without pixels", manifest.table.column("pixel_row").null_count or None),

@@ -15,6 +15,8 @@ class SourceConfig(Section):
     kind: Literal["kaggle", "folder", "zip", "generated"] = "kaggle"
     path: str | None = None
     """Folder or .zip; `--source` sets kind and path together."""
+    metadata: str | None = None
+    """A table that the archive lacks, such as one that tells which images show one lesion; `--metadata` sets it."""
     version: str = "latest"
     """Kaggle's version number, or `latest`: resolved at each run and recorded."""
     images: int = Field(600, ge=24, le=1_000_000)
@@ -70,6 +72,8 @@ class SplitConfig(Section):
     """Use the dataset's own lists; val is taken from its training part, by group."""
     near_duplicate_bits: int = Field(3, ge=0, le=16)
     """Near-duplicates (see `validate`) count as one group; 0 joins equal hashes only."""
+    allow_missing_groups: bool = False
+    """Go on where patients or lesions should be known and are not: near-duplicates alone are then kept together."""
 
     @model_validator(mode="after")
     def _adds_up(self) -> SplitConfig:
