@@ -1,4 +1,4 @@
-"""The door of the service: an ASGI middleware that lets nothing but pixels through to ``/predict``.
+"""The door of the service: an ASGI middleware that lets nothing but pixels, and a report, through to ``/predict``.
 
 It bounds size, time and number of requests, reads an upload into memory (never to disk) and decodes it. What
 cannot become pixels is answered here, with a 4xx, one line and a hint. Nothing of an upload is logged.
@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import anyio
@@ -24,10 +25,11 @@ from medflow.errors import ImageError, ServingError
 from medflow.graph import cores
 from medflow.preprocess import Fitted, to_fitted
 from medflow.records import PixelSpec
+from medflow.text import MAX_CHARACTERS, is_missing
 
 PREDICT, READY = "/predict", "/readyz"
-#: Where in the ASGI scope the image of a request lies: a list of one ``preprocess.Fitted``, as BentoML batches lists.
-PIXELS = "medflow.pixels"
+#: Where in the ASGI scope a request's ``Asked`` lies: in a list of one, as BentoML batches lists.
+ASKED = "medflow.asked"
 
 MAX_BODY_BYTES = 32 * 2**20
 MAX_PIXELS = 100_000_000
@@ -39,6 +41,7 @@ UPLOAD_SECONDS = 30.0
 DRAIN_BYTES = 16 * MAX_BODY_BYTES
 RETRY_AFTER_SECONDS = 1
 CURL = "curl -F image=@FILE http://HOST:PORT/predict"
+CURL_TEXT = "curl -F image=@FILE -F 'text=<REPORT.txt' http://HOST:PORT/predict"
 
 log = logging.getLogger("bentoml.medflow")
 Message = MutableMapping[str, Any]
@@ -60,6 +63,23 @@ class Refused(ServingError):
         return JSONResponse({"error": self.message, "hint": self.hint}, self.status, headers)
 
 
+@dataclass(frozen=True)
+class Upload:
+    """What a client sent."""
+
+    image: bytes
+    report: str | None
+    """The field ``text``; None where it is absent or blank."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question to the model."""
+
+    image: Fitted
+    report: str | None
+
+
 class Guarded(Protocol):
     """What the door must know of the model behind it."""
 
@@ -70,6 +90,9 @@ class Guarded(Protocol):
 
     @property
     def pixels(self) -> PixelSpec: ...
+
+    @property
+    def reads_reports(self) -> bool: ...
 
 
 class Door:
@@ -95,8 +118,8 @@ class Door:
         start, status = time.perf_counter(), 499  # nginx's number for a client that left
         try:
             with self._place(scope):
-                data = await self._upload(scope, receive)
-                scope[PIXELS] = await self._decoded(data)
+                upload = await self._upload(scope, receive)
+                scope[ASKED] = [Asked(await self._decoded(upload.image), upload.report)]
                 status = await self._answered(scope, receive, send)
         except Refused as refusal:
             status = refusal.status
@@ -121,21 +144,23 @@ class Door:
         finally:
             self.requests, self.bytes = self.requests - 1, self.bytes - size
 
-    async def _upload(self, scope: Scope, receive: Receive) -> bytes:
+    async def _upload(self, scope: Scope, receive: Receive) -> Upload:
         try:
             async with asyncio.timeout(UPLOAD_SECONDS):
-                return await read_image(Headers(scope=scope), receive)
+                upload = await read_upload(Headers(scope=scope), receive)
         except TimeoutError:
             message = f"the upload took more than {UPLOAD_SECONDS:g} s"
             raise Refused(408, message, hint="send a smaller image, or over a faster line") from None
+        if upload.report is not None and not self.model.reads_reports:
+            raise Refused(422, "there is a report in the field `text`, and this model reads none", hint=CURL)
+        return upload
 
-    async def _decoded(self, data: bytes) -> list[Fitted]:
+    async def _decoded(self, data: bytes) -> Fitted:
         spec = self.model.pixels
         try:
-            image = await anyio.to_thread.run_sync(_decode, data, spec, limiter=self._decoders)
+            return await anyio.to_thread.run_sync(_decode, data, spec, limiter=self._decoders)
         except ImageError as error:
             raise Refused(422, error.message, hint=error.hint) from error
-        return [image]
 
     async def _answered(self, scope: Scope, receive: Receive, send: Send) -> int:
         """Hand over to BentoML and give the status. Raises Refused instead of BentoML's own, wordless 503."""
@@ -154,26 +179,41 @@ class Door:
         return status
 
 
-async def read_image(headers: Headers, receive: Receive) -> bytes:
-    """The file in the multipart field ``image``. Reads at most MAX_BODY_BYTES of body. Raises Refused."""
+async def read_upload(headers: Headers, receive: Receive) -> Upload:
+    """The file in the multipart field ``image`` and the string in ``text``, where there is one.
+
+    Reads at most MAX_BODY_BYTES of body. Raises Refused.
+    """
     if not headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise Refused(415, "the request is not multipart/form-data", hint=CURL)
     if _declared(headers) > MAX_BODY_BYTES:
         await _drain(receive)
         raise _too_large()
     try:
-        parser = _InMemory(headers, _chunks(receive), max_files=1, max_fields=8, max_part_size=2**16)
+        parser = _InMemory(headers, _chunks(receive), max_files=1, max_fields=8, max_part_size=MAX_BODY_BYTES)
         form = await parser.parse()
     except (MultiPartException, ValueError, LookupError) as error:
         raise Refused(400, "the multipart body cannot be read, or holds more than one file", hint=CURL) from error
     try:
-        part = form.get("image")
+        part, text = form.get("image"), form.get("text")
         data = await part.read() if isinstance(part, UploadFile) else b""
     finally:
         await form.close()
     if not data:
         raise Refused(400, "there is no file in the field `image`, or it is empty", hint=CURL)
-    return data
+    return Upload(image=data, report=_report(text))
+
+
+def _report(text: object) -> str | None:
+    """The report in a field as the form gave it. Raises Refused."""
+    if text is None:
+        return None
+    if not isinstance(text, str):
+        raise Refused(422, "the field `text` holds a file, expected a string", hint=CURL_TEXT)
+    if len(text) > MAX_CHARACTERS:
+        message = f"the report has {len(text):,} characters, more than {MAX_CHARACTERS:,}"
+        raise Refused(413, message, hint="send findings and impression alone")
+    return None if is_missing(text) else text
 
 
 class _InMemory(MultiPartParser):

@@ -52,7 +52,7 @@ def package(bundle: Bundle, evaluation: Evaluation, *, work: Path) -> Package:
             hint="export it first: `medflow run` does, in its step export_onnx",
         )
     served = Sources().reached(["medflow.serve"], ours_anywhere)
-    sources, pins = served.modules, distributions(served.packages)
+    sources, pins = served.modules, distributions((*served.packages, *_for_reports(bundle)))
     digest = content_digest(bundle, sources, pins)
     name, version = bundle.card.dataset.name, digest[:12]
     stage = _emptied(work / "stage")
@@ -62,6 +62,11 @@ def package(bundle: Bundle, evaluation: Evaluation, *, work: Path) -> Package:
     shutil.rmtree(stage)
     shutil.rmtree(work / "bentoml")
     return _finished(root, name, digest, bundle)
+
+
+def _for_reports(bundle: Bundle) -> tuple[str, ...]:
+    """The package that only a model that reads reports needs; it is imported when a tokenizer is opened."""
+    return () if bundle.card.text is None else ("tokenizers",)
 
 
 def content_digest(bundle: Bundle, sources: dict[str, Path], pins: dict[str, str]) -> str:
@@ -88,7 +93,7 @@ def _stage(
     (stage / "service.py").write_text(SERVICE)
     (stage / "README.md").write_text(card_page(bundle, evaluation))
     (stage / BUNDLE).mkdir()
-    for path in (bundle.root / Bundle.CARD, bundle.weights, bundle.golden):
+    for path in bundle.files():
         shutil.copy(path, stage / BUNDLE / path.name)
     package_root = sources["medflow"].parent
     for path in sources.values():

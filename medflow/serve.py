@@ -25,10 +25,10 @@ from starlette.routing import Route
 
 from medflow import __version__
 from medflow.decisions import decide, probabilities, threshold_values
-from medflow.door import MAX_IN_FLIGHT, PIXELS, PREDICT, READY, Door, Refused
+from medflow.door import ASKED, MAX_IN_FLIGHT, PREDICT, READY, Asked, Door, Refused
 from medflow.errors import ArtifactError, MedflowError
 from medflow.graph import Graph, check_golden
-from medflow.preprocess import Fitted, mask_png, unfit_mask
+from medflow.preprocess import mask_png, unfit_mask
 from medflow.records import Bundle, HeadSpec, PixelSpec, Record
 
 BUNDLE = "bundle"
@@ -84,6 +84,8 @@ class Answer(BaseModel):
     decision: str | list[str] | None
     """The class; or every label at or above its threshold; None where the model gives a mask alone."""
     mask: MaskAnswer | None
+    report_read: bool | None = None
+    """Whether a report in the field ``text`` was read; None where the model reads none."""
 
 
 class Model:
@@ -100,6 +102,10 @@ class Model:
     def pixels(self) -> PixelSpec:
         return self.card.preprocess.pixels
 
+    @property
+    def reads_reports(self) -> bool:
+        return self.card.text is not None
+
     def open(self) -> None:
         """Load the graph and check it. What goes wrong becomes ``refusal``: the service stays up to say it."""
         try:
@@ -111,19 +117,16 @@ class Model:
         else:
             self._graph, self.refusal = graph, None
 
-    def answers(self, images: Sequence[Fitted]) -> list[Answer]:
-        """One answer an image."""
+    def answers(self, asked: Sequence[Asked]) -> list[Answer]:
+        """One answer a question."""
         if self._graph is None:
             raise ArtifactError("the model is not loaded", hint="ask /readyz why")
-        scores = probabilities(
-            self._graph(np.stack([image.pixels for image in images])), self.card.heads, self.card.temperatures
-        )
+        logits = self._graph(np.stack([item.image.pixels for item in asked]), [item.report for item in asked])
+        scores = probabilities(logits, self.card.heads, self.card.temperatures)
         decisions = decide(scores, self.card.heads, self.card.thresholds)
-        return [self._answer(_row(scores, row), _row(decisions, row), image.size) for row, image in enumerate(images)]
+        return [self._answer(_row(scores, row), _row(decisions, row), item) for row, item in enumerate(asked)]
 
-    def _answer(
-        self, scores: Mapping[str, np.ndarray], decisions: Mapping[str, np.ndarray], size: tuple[int, int]
-    ) -> Answer:
+    def _answer(self, scores: Mapping[str, np.ndarray], decisions: Mapping[str, np.ndarray], asked: Asked) -> Answer:
         labels = next((head for head in self.card.heads if head.kind != "mask"), None)
         mask = next((head for head in self.card.heads if head.kind == "mask"), None)
         return Answer(
@@ -132,7 +135,8 @@ class Model:
             classes=list(labels.labels) if labels else [],
             probabilities=dict(zip(labels.labels, scores[labels.name].tolist(), strict=True)) if labels else {},
             decision=decision_text(labels, decisions[labels.name]) if labels else None,
-            mask=self._mask(mask, scores[mask.name][0], size) if mask else None,
+            mask=self._mask(mask, scores[mask.name][0], asked.image.size) if mask else None,
+            report_read=asked.report is not None if self.reads_reports else None,
         )
 
     def _mask(self, head: HeadSpec, scores: np.ndarray, size: tuple[int, int]) -> MaskAnswer:
@@ -181,13 +185,15 @@ def _row(arrays: Mapping[str, np.ndarray], row: int) -> dict[str, np.ndarray]:
 
 
 class Upload(IODescriptor):
-    """BentoML's input: the image that the door left in the scope. Documents the request for OpenAPI."""
+    """BentoML's input: what the door left in the scope. Documents the request for OpenAPI."""
 
     image: Path
+    text: str | None = None
+    """The image's report, for a model that reads reports."""
 
     @classmethod
-    async def from_http_request(cls, request: Request, serde: object) -> list[Fitted]:
-        return request.scope[PIXELS]
+    async def from_http_request(cls, request: Request, serde: object) -> list[Asked]:
+        return request.scope[ASKED]
 
 
 class Result(IODescriptor, Answer):
@@ -245,8 +251,8 @@ def service(root: Path) -> bentoml.Service:
             input_spec=Upload,
             output_spec=Result,
         )
-        def predict(self, images: list[Fitted]) -> list[Answer]:
-            return model.answers(images)
+        def predict(self, asked: list[Asked]) -> list[Answer]:
+            return model.answers(asked)
 
     served = cast("bentoml.Service[Medflow]", Medflow)  # what the decorator makes of the class
     served.add_asgi_middleware(Door, model=model)

@@ -278,6 +278,7 @@ class _Open:
 
     refusal = None
     pixels = PixelSpec(height=32, width=32, channels=1)
+    reads_reports = False
 
 
 def ask(entrance: Door, body: bytes, *, pause: float = 0.0) -> tuple[int, dict[str, str], dict[str, str]]:
