@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from medflow import hub
-from medflow.config.sections import DualPathModel, ModelConfig, SmpModel, TimmModel
+from medflow.config.sections import DualPathModel, ImageTextModel, ModelConfig, SmpModel, TimmModel
 from medflow.errors import ModelError, WeightsUnavailable
 from medflow.models import Network
 from medflow.models.encoders import timm_backbone
@@ -59,7 +59,7 @@ def _published(model: ModelConfig, channels: int) -> Published | None:
     """None for a family that nobody trained on ImageNet."""
     spec = PixelSpec(height=model.size or 0, width=model.size or 0, channels=channels)
     match model:
-        case TimmModel():
+        case TimmModel() | ImageTextModel():
             return _of_timm(model.name, lambda tensors: timm_backbone(model.name, spec, weights=tensors))
         case DualPathModel():
             fill: Fill = lambda tensors: timm_backbone(model.encoder, spec, levels=True, weights=tensors)  # noqa: E731

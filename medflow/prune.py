@@ -25,6 +25,7 @@ from medflow.parity import measure
 from medflow.progress import say
 from medflow.records import Bundle, Manifest, Pixels, PixelSpec, PrunedLayer, content, digest_of
 from medflow.scoring import open_scorer
+from medflow.text import Tokenizer
 from medflow.tracking import Files, Tracker
 from medflow.train import save_weights
 
@@ -57,7 +58,7 @@ def prune(
     after, image = bundle.card.model_copy(update={"pruned": layers}), _core_input(bundle.card.preprocess.pixels)[:1]
     was, cost = _cost(models.load(bundle), image), _cost(network, image)
     say(f"pruned {after.name}: {was[0]:,} → {cost[0]:,} multiply-adds, {was[1]:,} → {cost[1]:,} parameters")
-    data = Data(train=train, val=val, pixels=pixels, heads=after.heads, preprocess=after.preprocess)
+    data = Data(train, val, pixels, after.heads, after.preprocess, Tokenizer.of(bundle))
     tuning = training.model_copy(update={"stages": (config.stage,)})
     key = digest_of([__version__, data.digest(), content(tuning), bundle.digest(), content(layers)])
     store = Checkpoints(checkpoints, key)
@@ -73,6 +74,7 @@ def prune(
             "notes": (*after.notes, _note(config, was, cost)),
         }
     )
+    bundle.share_with(work)
     pruned = finish(work / "pruned", card, save_weights(network, work), val, pixels)
     store.clear()
     return _with_parity(bundle, pruned, val, pixels)
@@ -86,7 +88,9 @@ def narrow(bundle: Bundle, config: PruneConfig) -> tuple[models.Network, tuple[P
     try:
         _remove_channels(network, images, config)
         layers = tuple(_entry(name, new) for name, new in _widths_of(network).items() if new != widths[name])
-        rebuilt = models.build(models.read_config(card.model), card.heads, card.preprocess, pruned=layers)
+        rebuilt = models.build(
+            models.read_config(card.model), card.heads, card.preprocess, text=card.text, pruned=layers
+        )
         rebuilt.load_state_dict(models.tensors_of(network))
         difference = _difference(network, rebuilt.eval(), images)
     except ModelError:
@@ -114,7 +118,7 @@ def _remove_channels(network: models.Network, images: Tensor, config: PruneConfi
             importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
             pruning_ratio=config.ratio,
             round_to=config.round_to,
-            ignored_layers=output_layers(network),
+            ignored_layers=[*output_layers(network), *_readers(network)],
         )
         pruner.step()
 
@@ -152,6 +156,11 @@ class _Core(nn.Module):
     def forward(self, pixels: Tensor) -> list[Tensor]:
         features = self.neck(self.backbone(pixels))
         return [head(features) for head in self.heads.values()]
+
+
+def _readers(network: models.Network) -> list[nn.Module]:
+    """What reads reports, and joins them to images: only the images' own layers lose channels."""
+    return [layer for module in network.modules() if isinstance(module, models.Reader) for layer in module.modules()]
 
 
 def output_layers(network: models.Network) -> list[nn.Module]:

@@ -10,6 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -85,6 +86,11 @@ class Tokenizer:
                 encoded = self._tokenizer.encode(str(report)[:MAX_CHARACTERS])
                 ids[row], mask[row] = encoded.ids, encoded.attention_mask
         return Tokens(ids, mask)
+
+    def write(self, path: Path) -> None:
+        """Write the file that ``of`` reads."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(self.document.encode())
 
     @property
     def vocabulary(self) -> int:

@@ -12,10 +12,11 @@ from torch import nn
 from medflow import __version__, models
 from medflow.bundle import finish
 from medflow.checkpoint import Checkpoints
-from medflow.config.sections import ModelConfig, TrainConfig
+from medflow.config.sections import ImageTextModel, ModelConfig, TrainConfig
 from medflow.fit import Data, fit
 from medflow.pretrained import load_pretrained
 from medflow.records import Bundle, HeadSpec, Manifest, ModelCard, Normalization, Pixels, content, digest_of
+from medflow.text_encoder import fill, prepare
 from medflow.tracking import Files, Tracker
 
 
@@ -38,9 +39,13 @@ def train(
     removed once the bundle is there. Raises ModelError, WeightsUnavailable, ConfigError or TrainingError.
     """
     preprocess = models.preprocess_for(model, normalization, pixels)
-    network = models.build(model, heads, preprocess, seed=config.seed)
+    reader = prepare(model, rows) if isinstance(model, ImageTextModel) else None
+    network = models.build(model, heads, preprocess, text=reader.reading if reader else None, seed=config.seed)
     weights_from = load_pretrained(network, model)
-    data = Data(train=rows, val=val, pixels=pixels, heads=heads, preprocess=preprocess)
+    if reader is not None:
+        fill(network, reader)
+        weights_from = f"{weights_from}; {reader.weights_from()}"
+    data = Data(rows, val, pixels, heads, preprocess, reader.tokenizer if reader else None)
     identity = digest_of([__version__, data.digest(), content(model), content(config), weights_from])
     store = Checkpoints(checkpoints, identity)
     tracker.params(_params(model, config, data))
@@ -53,19 +58,27 @@ def train(
         preprocess=preprocess,
         model=model.model_dump(mode="json"),
         weights_from=weights_from,
+        text=reader.reading if reader else None,
         training=log,
         training_config=config.model_dump(mode="json"),
         data_digest=rows.digest(),
         weights_digest="",
         bytes=0,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
-        notes=tuple(f"{item.count} {item.message}" for item in rows.findings if item.severity == "warning"),
+        notes=(*(reader.notes() if reader else ()), *_warnings(rows)),
         source_version=rows.source.version if rows.source else "",
         code_version=__version__,
     )
+    if reader is not None:
+        reader.tokenizer.write(work / Bundle.TOKENIZER)
     bundle = finish(work / model.key, card, save_weights(network, work), val, pixels)
     store.clear()
     return bundle
+
+
+def _warnings(rows: Manifest) -> tuple[str, ...]:
+    """What the listing found odd, for the card."""
+    return tuple(f"{item.count} {item.message}" for item in rows.findings if item.severity == "warning")
 
 
 def save_weights(network: nn.Module, folder: Path) -> Path:

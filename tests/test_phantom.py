@@ -177,7 +177,9 @@ def test_images_of_a_patient_share_diagnosis_site_and_age(twin: Path):
 def test_reports_agree_with_signs(twin: Path):
     negated = 0
     for row in datasets.get("phantom").listing(twin).rows:
-        text = row.text or ""
+        if row.text is None:
+            continue
+        text = row.text
         assert row.view is not None and text.startswith(row.view)
         assert ("Patchy opacity" in text) == bool(row.labels["signs.consolidation"])
         assert ("Pleural effusion with" in text) == bool(row.labels["signs.effusion"])

@@ -44,6 +44,8 @@ COLUMNS = ("image", "diagnosis", "signs", "patient", "age", "sex", "view", "site
 EXPECTED = f"a folder with {TABLE}, images/ and masks/; `medflow phantom phantom --to DIR --images 600` writes one"
 PLAIN = 0.2
 """A shadow that takes less than this share of the lung's darkness is harmless, and no sign."""
+UNREPORTED = 0.125
+"""Share of images without a report."""
 HIDDEN = 0.08
 """Share of ill patients whose radiograph shows nothing plain: what keeps a perfect reader below 1."""
 
@@ -60,7 +62,8 @@ CARD = DatasetCard(
     grouped_by="patient",
     modality="generated radiograph",
     licence="generated; no rights reserved",
-    limits="Drawn from formulas: it shows that the machinery works and says nothing about patients.",
+    limits="Drawn from formulas: it shows that the machinery works and says nothing about patients. "
+    "Its reports name every sign: a model that reads them has the label `signs` in words, and most of `diagnosis`.",
 )
 
 
@@ -234,7 +237,7 @@ def _write_table(table: Path, written: Sequence[Written], taken: Sequence[Shot],
 
 def _cells(image: Written, shot: Shot, rng: Generator) -> tuple[object, ...]:
     person = shot.patient
-    text = report(person.pathology, shot.view, rng)
+    text = report(person.pathology, shot.view, rng) if rng.random() >= UNREPORTED else ""
     signs = "|".join(signs_of(person.pathology))
     name = PurePosixPath(image.path).name
     return name, image.label, signs, image.patient, person.age, person.sex, shot.view, person.site, text

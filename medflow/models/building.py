@@ -9,15 +9,16 @@ from pydantic import TypeAdapter
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from medflow.config.sections import DualPathModel, ModelConfig, MonaiUNet, SmpModel, TimmModel
+from medflow.config.sections import DualPathModel, ImageTextModel, ModelConfig, MonaiUNet, SmpModel, TimmModel
 from medflow.errors import ArtifactError
 from medflow.models.classifiers import timm_classifier
 from medflow.models.dual_path import dual_path
+from medflow.models.image_text import image_text
 from medflow.models.narrowing import narrow
 from medflow.models.network import Network, Parts
 from medflow.models.smp import smp_network
 from medflow.models.unet import monai_unet
-from medflow.records import Bundle, HeadSpec, Preprocess, PrunedLayer
+from medflow.records import Bundle, HeadSpec, Preprocess, PrunedLayer, TextReading
 
 
 def build(
@@ -25,18 +26,20 @@ def build(
     heads: tuple[HeadSpec, ...],
     preprocess: Preprocess,
     *,
+    text: TextReading | None = None,
     pruned: tuple[PrunedLayer, ...] = (),
     seed: int = 0,
 ) -> Network:
     """The network of a config, initialised at random from ``seed`` alone; the global generator is left as it was.
 
-    ``pruned`` gives the widths of a pruned network's layers. Raises ModelError for an unknown architecture,
+    ``text`` says how a model reads reports, where it does. ``pruned`` gives the widths of a pruned network's layers.
+    Raises ModelError for an unknown architecture,
     a head that the family has not, or a size that it cannot take.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        parts = _parts(model, heads, preprocess)
-        network = Network(parts.backbone, parts.heads, preprocess, parts.neck)
+        parts = _parts(model, heads, preprocess, text)
+        network = Network(parts.backbone, parts.heads, preprocess, parts.neck, parts.paced)
     narrow(network, pruned)
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
@@ -49,7 +52,7 @@ def load(bundle: Bundle) -> Network:
             hint="open it with medflow.scoring.open_scorer, which takes every variant",
         )
     card = bundle.card
-    network = build(read_config(card.model), card.heads, card.preprocess, pruned=card.pruned)
+    network = build(read_config(card.model), card.heads, card.preprocess, text=card.text, pruned=card.pruned)
     try:
         network.load_state_dict(load_file(bundle.weights))
     except (RuntimeError, OSError, ValueError) as error:
@@ -70,7 +73,7 @@ def read_config(section: Mapping[str, object]) -> ModelConfig:
     return TypeAdapter(ModelConfig).validate_python(dict(section))
 
 
-def _parts(model: ModelConfig, heads: tuple[HeadSpec, ...], preprocess: Preprocess) -> Parts:
+def _parts(model: ModelConfig, heads: tuple[HeadSpec, ...], preprocess: Preprocess, text: TextReading | None) -> Parts:
     match model:
         case TimmModel():
             return timm_classifier(model, heads, preprocess)
@@ -80,3 +83,5 @@ def _parts(model: ModelConfig, heads: tuple[HeadSpec, ...], preprocess: Preproce
             return smp_network(model, heads, preprocess)
         case DualPathModel():
             return dual_path(model, heads, preprocess)
+        case ImageTextModel():
+            return image_text(model, heads, preprocess, text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medflow.config.sections import DualPathModel, ModelConfig, SmpModel, TimmModel
+from medflow.config.sections import DualPathModel, ImageTextModel, ModelConfig, SmpModel, TimmModel
 from medflow.errors import ModelError
 from medflow.models.smp import TIMM_PREFIX, encoder_name
 from medflow.records import ChannelStats, Normalization, Pixels, Preprocess
@@ -48,7 +48,7 @@ def imagenet_statistics(model: ModelConfig) -> tuple[tuple[float, ...], tuple[fl
     import timm
 
     match model:
-        case TimmModel():
+        case TimmModel() | ImageTextModel():
             card = timm.get_pretrained_cfg(model.name)
         case DualPathModel():
             card = timm.get_pretrained_cfg(model.encoder)

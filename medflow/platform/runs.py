@@ -18,6 +18,7 @@ from medflow.home import home
 from medflow.platform import stack
 from medflow.platform.outcomes import RunOutcome, RunSummary, StepOutcome
 from medflow.progress import say as say_line
+from medflow.substitute import with_reachable_encoders
 
 if TYPE_CHECKING:
     from zenml.models import PipelineRunResponse, StepRunResponse
@@ -29,6 +30,7 @@ def run(config: RunConfig, *, on: str = "local", say: Callable[[str], None] = sa
         raise ConfigError(f"there is no place called {on!r} to run on", hint="use `--on local`")
     started = time.monotonic()
     check_heads(config, [head.name for head in datasets.get(config.dataset, config.declare).card.heads])
+    config = with_reachable_encoders(config)
     stack.use_local()
     from medflow.platform import caching, steplog
     from pipelines.training import training

@@ -217,6 +217,7 @@ class Bundle(Whole):
     def share_with(self, folder: Path) -> None:
         """Copy what every variant made from this bundle has as it is: the tokenizer, where there is one."""
         if self.card.text is not None:
+            folder.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self.tokenizer, folder / self.TOKENIZER)
 
     def copy_to(self, folder: Path) -> Self:

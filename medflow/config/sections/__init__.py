@@ -24,6 +24,7 @@ from medflow.config.sections.losses import FITS, Loss, LossConfig
 from medflow.config.sections.models import (
     DualPathModel,
     EncoderModel,
+    ImageTextModel,
     LabelLayers,
     ModelCommon,
     ModelConfig,
@@ -32,6 +33,7 @@ from medflow.config.sections.models import (
     TimmModel,
 )
 from medflow.config.sections.run import RunConfig
+from medflow.config.sections.text import TextEncoder
 from medflow.config.sections.tracking import TrackerName, WandbConfig
 from medflow.config.sections.training import Stage, TrainConfig
 
@@ -49,6 +51,7 @@ __all__ = [
     "Floor",
     "FolderDataset",
     "Fraction",
+    "ImageTextModel",
     "IngestConfig",
     "LabelLayers",
     "Loss",
@@ -71,6 +74,7 @@ __all__ = [
     "TableColumns",
     "TableDataset",
     "TableHead",
+    "TextEncoder",
     "TimmModel",
     "TrackerName",
     "TrainConfig",

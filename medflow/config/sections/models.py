@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from medflow.config.sections.base import Fraction, Section
+from medflow.config.sections.text import TextEncoder
 
 
 class ModelCommon(Section):
@@ -149,4 +150,36 @@ class DualPathModel(EncoderModel):
     dropout: Fraction = 0.5
 
 
-ModelConfig = Annotated[TimmModel | MonaiUNet | SmpModel | DualPathModel, Field(discriminator="kind")]
+class ImageTextModel(LabelLayers):
+    """Any network of timm beside a transformers encoder that reads the image's report; label heads only.
+
+    `{kind: image_text, name: resnet50}` reads with BioBERT; `text: {encoder: small}` with a small encoder of its own.
+    A missing report is no error: a learned vector stands for it.
+    """
+
+    kind: Literal["image_text"] = "image_text"
+    text: TextEncoder = TextEncoder()
+    fusion: Literal["concat", "cross_attention", "gated"] = "concat"
+    """How image and report become one vector: side by side, by attention of the image's positions to the report's
+    tokens, or by a gate for each unit."""
+    fusion_width: int = Field(256, ge=8, le=4096)
+    """Of that vector."""
+    attention_heads: int = Field(4, ge=1, le=64)
+    """Of `cross_attention`; they must divide `fusion_width`."""
+    text_dropout: Fraction = 0.2
+    """Share of the reports that are left out in each training step, so that the model can do without."""
+
+    @property
+    def key(self) -> str:
+        return self.id or f"{super().key}_text"
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> ImageTextModel:
+        if self.fusion_width % self.attention_heads:
+            raise ValueError(
+                f"attention_heads is {self.attention_heads}, expected a divisor of fusion_width, {self.fusion_width}"
+            )
+        return self
+
+
+ModelConfig = Annotated[TimmModel | MonaiUNet | SmpModel | DualPathModel | ImageTextModel, Field(discriminator="kind")]
