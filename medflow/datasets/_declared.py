@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from medflow.config.sections import Declared, DeclaredHead, FolderDataset, TableDataset
-from medflow.datasets._layout import files_below, is_image, told
+from medflow.datasets._layout import DICOM_SUFFIXES, files_below, is_image, told
+from medflow.datasets._spec import Row
 from medflow.errors import DataError
 from medflow.records import DatasetCard, Finding, HeadSpec
+
+if TYPE_CHECKING:
+    from medflow.dicom.facts import DicomFacts
 
 NEAR_DUPLICATES = "near-duplicates"
 SPLITS = {
@@ -148,6 +153,30 @@ def mask_findings(drawers: Drawers) -> tuple[Finding, ...]:
     return (
         *told("mask_without_image", "masks without an image of the same name", alone),
         *told("mask_repeated", "second masks of one name, not used", drawers.repeated, "warning"),
+    )
+
+
+def with_headers(root: Path, rows: Iterable[Row]) -> tuple[tuple[Row, ...], tuple[Finding, ...]]:
+    """Rows by their ids, completed by what the headers of DICOM files say where folders and tables say nothing."""
+    ordered = tuple(sorted(rows, key=lambda row: row.image_id))
+    paths = [PurePosixPath(row.path) for row in ordered]
+    if not any(path.suffix.lower() in DICOM_SUFFIXES for path in paths):
+        return ordered, ()
+    from medflow.datasets._dicom import described  # it imports pydicom, which most datasets do not need
+
+    headers = described(root, paths)
+    return tuple(_complete(row, headers.facts.get(row.path)) for row in ordered), headers.findings
+
+
+def _complete(row: Row, header: DicomFacts | None) -> Row:
+    if header is None:
+        return row
+    return replace(
+        row,
+        group=row.group or header.group,
+        age=header.age if row.age is None else row.age,
+        sex=row.sex or header.sex,
+        view=row.view or header.view,
     )
 
 

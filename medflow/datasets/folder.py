@@ -33,14 +33,11 @@ def listing(declared: FolderDataset, root: Path) -> Listing:
     """Every image below ``root``. Raises DataError where there is none in a folder that ``declared`` names."""
     drawers = _declared.sort(root, declared)
     wanted = {path: place for path, place in drawers.images.items() if place.says.get("label") not in declared.ignore}
-    rows = tuple(_row(declared, path, place, drawers) for path, place in wanted.items())
+    rows, headers = _declared.with_headers(root, (_row(declared, *item, drawers) for item in wanted.items()))
     ignored = drawers.images.keys() - wanted.keys()
     for path in ignored:
         drawers.mask_of(drawers.images[path])
-    return Listing(
-        rows=tuple(sorted(rows, key=lambda row: row.image_id)),
-        findings=(*_findings(declared, wanted, rows), *_left_out(declared, drawers, sorted(ignored))),
-    )
+    return Listing(rows, (*_findings(declared, wanted, rows), *headers, *_left_out(declared, drawers, sorted(ignored))))
 
 
 def _row(declared: FolderDataset, path: PurePosixPath, place: Place, drawers: Drawers) -> Row:

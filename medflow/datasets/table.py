@@ -53,8 +53,8 @@ def listing(declared: TableDataset, root: Path) -> Listing:
             before = rows.setdefault(path, row)
             if before is not row:
                 (notes.repeated if before.labels == row.labels else notes.conflicting).append(path.as_posix())
-    ordered = tuple(sorted(rows.values(), key=lambda row: row.image_id))
-    return Listing(ordered, tuple(_findings(declared, table, drawers, ordered, notes)))
+    ordered, headers = _declared.with_headers(root, rows.values())
+    return Listing(ordered, (*_findings(declared, table, drawers, ordered, notes), *headers))
 
 
 def _read(declared: TableDataset, root: Path) -> Table:

@@ -67,11 +67,12 @@ def survey(name: str, images: Path, table: Path | None) -> Survey:
     guess = declare_folder(images) if table is None else declare_table(images, table)
     guess = with_channels(guess, images)
     declared = guess.declared.model_copy(update={"title": name})
-    spec = datasets.get(name, declared)
-    listing = spec.listing(images)
+    listing = datasets.get(name, declared).listing(images)
     if not listing.rows:
         raise DataError(f"no image of {images} could be matched", hint="check that --csv and --images belong together")
-    found = Survey(declared, spec.card, listing, guess.notes)
+    if declared.grouped_by == NEAR_DUPLICATES and any(row.group for row in listing.rows):  # DICOM headers tell
+        declared = declared.model_copy(update={"grouped_by": "patient"})
+    found = Survey(declared, datasets.get(name, declared).card, listing, guess.notes)
     return replace(found, notes=(*_grave(found), *guess.notes))
 
 

@@ -150,6 +150,8 @@ class TableDataset(Declared):
     def _columns_fit(self) -> TableDataset:
         for name, folder in (("images", self.images), ("masks", self.masks or "")):
             _check_folder(name, folder, ())
+        if not self.csv.startswith("/"):
+            _check_folder("csv", self.csv, ())
         if self.group_pattern is not None and self.columns.group is not None:
             raise ValueError("the group is told twice: by columns.group and by group_pattern")
         masks = [head for head in self.heads if head.kind == "mask"]
