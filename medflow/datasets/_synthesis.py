@@ -20,8 +20,8 @@ Field = np.ndarray
 
 
 def save(path: Path, image: np.ndarray) -> None:
-    """Write a gray or RGB uint8 image in the format that the file's name says; same pixels, same bytes."""
-    ordered = image if image.ndim == 2 else image[..., ::-1]
+    """Write a gray, RGB or RGBA uint8 image in the format that the file's name says; same pixels, same bytes."""
+    ordered = image if image.ndim == 2 else image[..., (2, 1, 0, 3)[: image.shape[2]]]
     _, data = cv2.imencode(path.suffix, ordered)
     path.write_bytes(data.tobytes())  # not cv2.imwrite: it reports a full disk as False
 
