@@ -161,6 +161,19 @@ def test_source_sets_kind_and_path(tmp_path: Path) -> None:
         assert (source["kind"], source["path"]) == (kind, path)
 
 
+def test_metadata_sets_a_whole_path(tmp_path: Path) -> None:
+    (tmp_path / "a: table #1.csv").touch()
+    done = medflow("show", "ham10000", "--json", "--metadata", "a: table #1.csv", folder=tmp_path)
+    assert json.loads(done.stdout)["config"]["source"]["metadata"] == str(tmp_path / "a: table #1.csv")
+
+
+def test_phantom_writes_the_table_apart_where_asked(tmp_path: Path) -> None:
+    done = medflow("phantom", "ham10000", "--to", "skin", "--images", "24", "--metadata", "m.csv", folder=tmp_path)
+    assert "next: medflow run ham10000 --source skin --metadata m.csv" in done.stdout
+    assert sorted(path.name for path in (tmp_path / "skin").iterdir()) == ["GroundTruth.csv", "images", "masks"]
+    assert len((tmp_path / "m.csv").read_text().splitlines()) == 25
+
+
 def test_phantom_writes_a_twin_and_says_what_it_planted(tmp_path: Path) -> None:
     done = medflow(
         "phantom", "phantom", "--to", "twin", "--images", "24", "--planted-faults", "--json", folder=tmp_path
@@ -201,6 +214,7 @@ WRONG = {
                     "did you mean train.epochs?"),
     "unknown place": (["run", "phantom", "--on", "moon"], 2, "--on: expected local, found 'moon'", "for example"),
     "unknown head": (["run", "phantom", "heads=[lung]"], 2, "heads: expected ", "did you mean lungs?"),
+    "no such metadata": (["run", "phantom", "--metadata", "nowhere"], 2, "--metadata: expected a file", "check the path"),
     "no such source": (["run", "phantom", "--source", "nowhere"], 2, "--source: expected a folder", "check the path"),
     "no bundle": (["predict", ".", "x.png", "--out", "out"], 7, ". is no model bundle", "name a folder"),
     "too few images": (["phantom", "phantom", "--to", "t", "--images", "3"], 2, "3 images are too few", "ask for 24"),
