@@ -214,7 +214,7 @@ WRONG = {
                     "did you mean train.epochs?"),
     "unknown place": (["run", "phantom", "--on", "moon"], 2, "--on: expected local, found 'moon'", "for example"),
     "unknown head": (["run", "phantom", "heads=[lung]"], 2, "heads: expected ", "did you mean lungs?"),
-    "no such metadata": (["run", "phantom", "--metadata", "nowhere"], 2, "--metadata: expected a file", "check the path"),
+    "no such metadata": (["run", "phantom", "--metadata", "nowhere"], 2, "--metadata: expected a file", "check"),
     "no such source": (["run", "phantom", "--source", "nowhere"], 2, "--source: expected a folder", "check the path"),
     "no bundle": (["predict", ".", "x.png", "--out", "out"], 7, ". is no model bundle", "name a folder"),
     "too few images": (["phantom", "phantom", "--to", "t", "--images", "3"], 2, "3 images are too few", "ask for 24"),
