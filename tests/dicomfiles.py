@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 from io import BytesIO
+from pathlib import Path
 
+import gdcm
 import numpy as np
 from pydicom import uid
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -94,3 +97,33 @@ def compressed(pixels: np.ndarray, syntax: uid.UID, **elements: object) -> bytes
     stream = BytesIO()
     made.save_as(stream, enforce_file_format=True)
     return stream.getvalue()
+
+
+def transcoded(data: bytes, syntax: int) -> bytes:
+    """The same image as gdcm compresses it."""
+    with tempfile.TemporaryDirectory() as folder:
+        plain, packed = str(Path(folder) / "plain.dcm"), str(Path(folder) / "packed.dcm")
+        Path(plain).write_bytes(data)
+        reader = gdcm.ImageReader()
+        reader.SetFileName(plain)
+        assert reader.Read()
+        change = gdcm.ImageChangeTransferSyntax()
+        change.SetTransferSyntax(gdcm.TransferSyntax(syntax))
+        change.SetInput(reader.GetImage())
+        assert change.Change()
+        writer = gdcm.ImageWriter()
+        writer.SetFileName(packed)
+        writer.SetFile(reader.GetFile())
+        writer.SetImage(change.GetOutput())
+        assert writer.Write()
+        return Path(packed).read_bytes()
+
+
+LOSSLESS = {
+    "JPEG lossless": gdcm.TransferSyntax.JPEGLosslessProcess14,
+    "JPEG lossless SV1": gdcm.TransferSyntax.JPEGLosslessProcess14_1,
+    "JPEG-LS": gdcm.TransferSyntax.JPEGLSLossless,
+    "JPEG 2000": gdcm.TransferSyntax.JPEG2000Lossless,
+    "RLE": gdcm.TransferSyntax.RLELossless,
+    "deflated": gdcm.TransferSyntax.DeflatedExplicitVRLittleEndian,
+}

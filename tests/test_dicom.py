@@ -5,17 +5,17 @@ from __future__ import annotations
 import random
 import re
 import struct
-import tempfile
+import subprocess
+import sys
 import zlib
 from io import BytesIO
 from pathlib import Path
 
 import dicomfiles
-import gdcm
 import numpy as np
 import pydicom
 import pytest
-from dicomfiles import CANARY, IDENTIFYING, dataset, encapsulated, file
+from dicomfiles import CANARY, IDENTIFYING, LOSSLESS, dataset, encapsulated, file, transcoded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -28,7 +28,8 @@ from medflow.dicom.facts import DicomFacts, facts, pseudonym, years
 from medflow.dicom.header import HEADER_BYTES
 from medflow.errors import ImageError
 from medflow.preprocess import decode, to_pixels
-from medflow.records import PixelSpec
+from medflow.records import Manifest, PixelSpec
+from medflow.table_files import read_manifest
 
 RNG = np.random.default_rng(0)
 GRAY8 = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -187,36 +188,6 @@ def test_what_cannot_be_meant_is_refused(elements: dict[str, object], words: str
 
 
 # -- compressed pixels ---------------------------------------------------------------------------
-
-
-def transcoded(data: bytes, syntax: int) -> bytes:
-    """The same image as gdcm compresses it."""
-    with tempfile.TemporaryDirectory() as folder:
-        plain, packed = str(Path(folder) / "plain.dcm"), str(Path(folder) / "packed.dcm")
-        Path(plain).write_bytes(data)
-        reader = gdcm.ImageReader()
-        reader.SetFileName(plain)
-        assert reader.Read()
-        change = gdcm.ImageChangeTransferSyntax()
-        change.SetTransferSyntax(gdcm.TransferSyntax(syntax))
-        change.SetInput(reader.GetImage())
-        assert change.Change()
-        writer = gdcm.ImageWriter()
-        writer.SetFileName(packed)
-        writer.SetFile(reader.GetFile())
-        writer.SetImage(change.GetOutput())
-        assert writer.Write()
-        return Path(packed).read_bytes()
-
-
-LOSSLESS = {
-    "JPEG lossless": gdcm.TransferSyntax.JPEGLosslessProcess14,
-    "JPEG lossless SV1": gdcm.TransferSyntax.JPEGLosslessProcess14_1,
-    "JPEG-LS": gdcm.TransferSyntax.JPEGLSLossless,
-    "JPEG 2000": gdcm.TransferSyntax.JPEG2000Lossless,
-    "RLE": gdcm.TransferSyntax.RLELossless,
-    "deflated": gdcm.TransferSyntax.DeflatedExplicitVRLittleEndian,
-}
 
 
 @pytest.mark.parametrize("kind", LOSSLESS)
@@ -444,3 +415,76 @@ def test_what_is_no_dicom_file_has_no_facts(tmp_path: Path) -> None:
     (tmp_path / "a.dcm").write_bytes(b"<html>" * 100)
     with pytest.raises(ImageError, match="no DICOM file"):
         facts(tmp_path / "a.dcm")
+
+
+# -- a dataset of DICOM files --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def clinic(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest, str]:
+    """Class folders with two patients' DICOM files each, through ingest; what was said on the way."""
+    root = tmp_path_factory.mktemp("clinic")
+    for number in range(8):
+        label, patient = ("Clear", "Ill")[number % 2], number // 4
+        path = root / "data" / label / f"{number}.dcm"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        elements = {**IDENTIFYING, "PatientID": f"{CANARY}-{label}-{patient}", "PatientAge": "093Y", "PatientSex": "F"}
+        pixels = np.roll(smooth(64, 64), 7 * number, axis=1)
+        path.write_bytes(file(dataset(pixels, BurnedInAnnotation="YES" if number == 0 else "NO", **elements)))
+    (root / "data" / "Ill" / "broken.dcm").write_bytes(file(dataset(GRAY8, Rows=17, **IDENTIFYING)))
+    # A process of its own: what it prints and warns is part of what must not tell.
+    done = subprocess.run(
+        [sys.executable, "-c", INGEST, str(root)], capture_output=True, text=True, check=True, timeout=120
+    )
+    files = read_manifest(lambda name: (root / "artifact" / name).read_bytes())
+    return root, files, done.stdout + done.stderr
+
+
+INGEST = """
+import logging, sys
+from pathlib import Path
+from medflow import datasets
+from medflow.config.sections import Declaration, IngestConfig
+from medflow.ingest import ingest
+from medflow.records import Source
+from medflow.table_files import manifest_files
+from pydantic import TypeAdapter
+
+logging.basicConfig(level=logging.DEBUG)
+root = Path(sys.argv[1])
+head = {"kind": "exclusive", "name": "label", "labels": ["Clear", "Ill"]}
+declared = TypeAdapter(Declaration).validate_python({"kind": "folder", "heads": [head], "grouped_by": "patient"})
+source = Source(kind="folder", fingerprint="x", uri=str(root / "data"))
+manifest, _ = ingest(source, datasets.get("clinic", declared), (16,), IngestConfig(), root / "work", workers=1)
+(root / "artifact").mkdir()
+for name, data in manifest_files(manifest).items():
+    (root / "artifact" / name).write_bytes(data)
+"""
+
+
+def test_patients_of_a_dicom_folder_are_groups(clinic: tuple[Path, Manifest, str]) -> None:
+    _, manifest, _ = clinic
+    whole = dict(zip(manifest.column("path"), manifest.column("group"), strict=True))
+    del whole["Ill/broken.dcm"]
+    assert len(set(whole.values())) == 4 and whole["Clear/0.dcm"] == whole["Clear/2.dcm"] != whole["Clear/4.dcm"]
+    assert all(str(group).startswith("patient-") for group in whole.values())
+    assert {manifest.column(name)[0] for name in ("age", "sex")} == {90.0, "F"}
+    [burned] = [finding for finding in manifest.findings if finding.check == "burned_in_annotation"]
+    assert (burned.severity, burned.examples) == ("warning", ("Clear/0.dcm",))
+
+
+def test_a_broken_dicom_file_is_an_error_of_its_row(clinic: tuple[Path, Manifest, str]) -> None:
+    _, manifest, _ = clinic
+    errors = dict(zip(manifest.column("path"), manifest.column("error"), strict=True))
+    assert "cannot be decoded" in errors.pop("Ill/broken.dcm") and set(errors.values()) == {None}
+
+
+def test_nobody_is_named_in_what_is_stored_or_said(clinic: tuple[Path, Manifest, str]) -> None:
+    """Every identifying element of every file holds the canary; shards, rows, facts, logs and warnings do not."""
+    root, manifest, said = clinic
+    assert all(CANARY.encode() in path.read_bytes() for path in (root / "data").rglob("*.dcm"))
+    left = [path for path in root.rglob("*") if path.is_file() and root / "data" not in path.parents]
+    assert len(left) > 3
+    for path in left:
+        assert CANARY.encode() not in path.read_bytes() and b"1.2.3" not in path.read_bytes(), path
+    assert CANARY not in str(manifest.to_pandas().to_dict()) and CANARY not in said

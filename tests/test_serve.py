@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import dicomfiles
 import handmade
 import httpx
 import numpy as np
@@ -70,6 +71,25 @@ def _lives_on(client: httpx.Client) -> Iterator[None]:
 
 
 # -- answers -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["plain", "RLE", "JPEG-LS", "JPEG 2000", "deflated"])
+def test_a_dicom_file_is_an_image_like_any_other(client: httpx.Client, kind: str) -> None:
+    gray = np.full((40, 40), 40_000, dtype=np.uint16)
+    window = {"WindowCenter": "40000", "WindowWidth": "1000", "VOILUTFunction": "LINEAR_EXACT"}
+    data = dicomfiles.file(dicomfiles.dataset(gray, **window))
+    data = data if kind == "plain" else dicomfiles.transcoded(data, dicomfiles.LOSSLESS[kind])
+    answer = post(client, data, name="scan.dcm").json()
+    # The middle of the window is half gray: 128 of 255.
+    assert answer["probabilities"]["bright"] == pytest.approx(0.5, abs=0.01)
+    refused(post(client, data[:300], name="scan.dcm"), 422)
+
+
+def test_a_dicom_upload_is_not_quoted(server: Server, client: httpx.Client) -> None:
+    broken = dicomfiles.dataset(np.zeros((8, 8), dtype=np.uint8), Rows=9, **dicomfiles.IDENTIFYING)
+    response = post(client, dicomfiles.file(broken), name="scan.dcm")
+    assert "cannot be decoded" in refused(response, 422)
+    assert dicomfiles.CANARY not in response.text + server.log.read_text()
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "BMP"])
