@@ -21,6 +21,7 @@ from medflow.checkpoint import Checkpoints
 from medflow.config.sections import PruneConfig, TrainConfig
 from medflow.errors import ModelError
 from medflow.fit import Data, fit
+from medflow.models.narrowing import width_of
 from medflow.parity import measure
 from medflow.progress import say
 from medflow.records import Bundle, Manifest, Pixels, PixelSpec, PrunedLayer, content, digest_of
@@ -30,6 +31,8 @@ from medflow.tracking import Files, Tracker
 from medflow.train import save_weights
 
 HINT = "set `prune.enabled=false` for this model"
+#: Names of the layers whose output is cut into attention heads, in timm and SMP.
+ATTENTION = frozenset({"qkv", "q", "k", "v", "kv", "q_proj", "k_proj", "v_proj"})
 
 
 def prune(
@@ -71,7 +74,7 @@ def prune(
             "parameters": cost[1],
             "macs": cost[0],
             "code_version": __version__,
-            "notes": (*after.notes, _note(config, was, cost)),
+            "notes": (*after.notes, _note(config, layers, was, cost)),
         }
     )
     bundle.share_with(work)
@@ -118,9 +121,33 @@ def _remove_channels(network: models.Network, images: Tensor, config: PruneConfi
             importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
             pruning_ratio=config.ratio,
             round_to=config.round_to,
-            ignored_layers=[*output_layers(network), *_readers(network)],
+            ignored_layers=[*output_layers(network), *attention_layers(network), *_readers(network)],
         )
-        pruner.step()
+        fixed = _fixed(network)
+        for group in pruner.step(interactive=True):
+            if not any(_keeps(dependency.target.module, fixed) for dependency, _ in group):
+                group.prune()
+
+
+def _keeps(target: object, fixed: frozenset[int]) -> bool:
+    """Whether a member of a group keeps all its channels, and with it the group.
+
+    ``fixed`` are the ids of the parameters that cannot be rebuilt at another width. A group that reaches one of them,
+    or a layer norm of the backbone, is the residual stream of a transformer or its like, which runs through every
+    block; what is pruned there are the hidden layers between.
+    """
+    if isinstance(target, nn.Parameter):
+        return id(target) in fixed
+    return any(id(parameter) in fixed for parameter in target.parameters()) if isinstance(target, nn.Module) else False
+
+
+def _fixed(network: models.Network) -> frozenset[int]:
+    """Ids of the parameters of layers that keep their width: the backbone's layer norms, and what has no width."""
+    norms = {layer for layer in network.backbone.modules() if isinstance(layer, nn.LayerNorm)}
+    movable = [layer for layer in network.modules() if width_of(layer) and layer not in norms]
+    # Others beside weight and bias, such as a weight-standardised convolution's gain, are not rebuilt.
+    free = {id(getattr(layer, name)) for layer in movable for name in ("weight", "bias")}
+    return frozenset(id(parameter) for parameter in network.parameters() if id(parameter) not in free)
 
 
 @contextmanager
@@ -169,25 +196,19 @@ def output_layers(network: models.Network) -> list[nn.Module]:
     return [[layer for layer in head.modules() if isinstance(layer, weighted)][-1] for head in network.heads.values()]
 
 
+def attention_layers(network: models.Network) -> list[nn.Module]:
+    """Blocks that make queries, keys and values: their channels are cut into heads, whose number no shape tells."""
+    blocks = {name.rpartition(".")[0] for name, _ in network.named_modules() if name.rpartition(".")[2] in ATTENTION}
+    return [network.get_submodule(block) for block in sorted(blocks)]
+
+
 # -- widths --------------------------------------------------------------------------------------
 
 
 def _widths_of(network: nn.Module) -> dict[str, tuple[int, int]]:
     """(in, out) channels of every layer that has channels, by dotted name."""
-    found = {}
-    for name, layer in network.named_modules():
-        match layer:
-            case nn.Conv2d() | nn.ConvTranspose2d():
-                found[name] = (layer.in_channels, layer.out_channels)
-            case nn.Linear():
-                found[name] = (layer.in_features, layer.out_features)
-            case nn.BatchNorm1d() | nn.BatchNorm2d():
-                found[name] = (layer.num_features, layer.num_features)
-            case nn.LayerNorm():
-                found[name] = (layer.normalized_shape[0], layer.normalized_shape[0])
-            case nn.PReLU():
-                found[name] = (layer.num_parameters, layer.num_parameters)
-    return found
+    found = {name: width_of(layer) for name, layer in network.named_modules()}
+    return {name: widths for name, widths in found.items() if widths is not None}
 
 
 def _entry(name: str, widths: tuple[int, int]) -> PrunedLayer:
@@ -196,9 +217,9 @@ def _entry(name: str, widths: tuple[int, int]) -> PrunedLayer:
 
 @torch.no_grad()
 def _difference(first: models.Network, second: models.Network, images: Tensor) -> float:
-    """Largest absolute difference of logits."""
-    pairs = zip(_Core(first.eval())(images), _Core(second)(images), strict=True)
-    return max(float((one - two).abs().max()) for one, two in pairs)
+    """Largest difference of logits: absolute up to 1, relative to the largest logit above."""
+    pairs = list(zip(_Core(first.eval())(images), _Core(second)(images), strict=True))
+    return max(float((one - two).abs().max() / one.abs().max().clamp(min=1.0)) for one, two in pairs)
 
 
 def _core_input(spec: PixelSpec) -> Tensor:
@@ -217,10 +238,10 @@ def _cost(network: models.Network, image: Tensor) -> tuple[int, int]:
 # -- the card ------------------------------------------------------------------------------------
 
 
-def _note(config: PruneConfig, was: tuple[int, int], now: tuple[int, int]) -> str:
+def _note(config: PruneConfig, layers: tuple[PrunedLayer, ...], was: tuple[int, int], now: tuple[int, int]) -> str:
     return (
-        f"pruned {config.ratio:.0%} of the channels: {was[0]:,} → {now[0]:,} multiply-adds, "
-        f"{was[1]:,} → {now[1]:,} parameters"
+        f"pruned {config.ratio:.0%} of the channels wherever they may leave, {len(layers)} layers: "
+        f"{was[0]:,} → {now[0]:,} multiply-adds, {was[1]:,} → {now[1]:,} parameters"
     )
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from medflow import models
 from medflow.bundle import finish
-from medflow.config.sections import ModelConfig, MonaiUNet, TimmModel
+from medflow.config.sections import ModelConfig, MonaiUNet, SmpModel, TimmModel
 from medflow.records import (
     MANIFEST_COLUMNS,
     Bundle,
@@ -57,7 +57,7 @@ def data(root: Path, *, rows: int = 48, size: int = 32, seed: int = 0) -> tuple[
 
 def torch_bundle(root: Path, model: ModelConfig, val: Manifest, pixels: Pixels, *, seed: int = 0) -> Bundle:
     """An untrained network of ``model`` as a bundle."""
-    heads = CARD.heads if isinstance(model, MonaiUNet) else (DIAGNOSIS,)
+    heads = CARD.heads if isinstance(model, MonaiUNet | SmpModel) else (DIAGNOSIS,)
     spec = pixels.index.stores[0].spec
     preprocess = Preprocess(pixels=spec, mean=(0.3,), std=(0.25,))
     network = models.build(model, heads, preprocess, seed=seed).eval()

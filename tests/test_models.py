@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import FINDINGS, LABELS, REGION, SIZE, draw, preprocess
+from tiny import FINDINGS, LABELS, REGION, SIZE, TINY, draw, preprocess
 
 from medflow import models
 from medflow.config.sections import MonaiUNet, TimmModel, TrainConfig
@@ -16,16 +16,14 @@ from medflow.heads import Objective
 from medflow.pretrained import load_pretrained
 from medflow.records import ChannelStats, Normalization, PixelIndex, Pixels, PixelSpec, PixelStore, PrunedLayer
 
-TIMM = TimmModel(name="test_resnet", size=SIZE, pretrained="none", stats="unit", hidden=(8,))
-UNET = MonaiUNet(size=SIZE, channels=(4, 8, 16), features=8, label_hidden=(8,), label_dropout=(0.1, 0.1))
+TIMM, UNET = TINY["timm"], TINY["monai_unet"]
 CASES = [(TIMM, (LABELS,)), (TIMM, (FINDINGS,)), (TIMM, (LABELS, FINDINGS))]
 CASES += [
-    (UNET, (LABELS,)),
-    (UNET, (FINDINGS,)),
-    (UNET, (REGION,)),
-    (UNET, (LABELS, REGION)),
-    (UNET, (FINDINGS, REGION)),
+    (model, heads)
+    for model in (UNET, TINY["smp"])
+    for heads in ((LABELS,), (FINDINGS,), (REGION,), (LABELS, REGION), (FINDINGS, REGION))
 ]
+CASES += [(TINY["dual_path"], (LABELS,)), (TINY["dual_path"], (LABELS, FINDINGS))]
 EVERY = pytest.mark.parametrize(
     ("model", "heads"), CASES, ids=[f"{model.kind}-{'+'.join(head.kind for head in heads)}" for model, heads in CASES]
 )

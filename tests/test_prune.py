@@ -109,7 +109,7 @@ def test_other_families_rebuild(name: str, data: tuple[Manifest, Pixels], tmp_pa
 
 
 def test_what_cannot_be_pruned_says_so(data: tuple[Manifest, Pixels], tmp_path: Path) -> None:
-    model = TimmModel(name="vit_tiny_patch16_224", pretrained="none", size=32, stats="unit")
+    model = TimmModel(name="test_mambaout", pretrained="none", size=32, stats="unit")
     with pytest.raises(ModelError, match="cannot be pruned") as raised:
         narrow(squares.torch_bundle(tmp_path, model, *data), CONFIG)
     assert "prune.enabled=false" in raised.value.hint

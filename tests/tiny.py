@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow
 
+from medflow.config.sections import DualPathModel, ModelConfig, MonaiUNet, SmpModel, TimmModel
 from medflow.pixels import ShardWriter
 from medflow.records import (
     MANIFEST_COLUMNS,
@@ -26,6 +27,18 @@ LABELS = HeadSpec(kind="exclusive", name="diagnosis", labels=("dark", "bright", 
 FINDINGS = HeadSpec(kind="independent", name="findings", labels=("bright", "striped"))
 REGION = HeadSpec(kind="mask", name="region", labels=("region",))
 SIZE = 32
+#: The smallest network of each kind of model that takes images alone.
+TINY: dict[str, ModelConfig] = {
+    "timm": TimmModel(name="test_resnet", size=SIZE, pretrained="none", stats="unit", hidden=(8,)),
+    "monai_unet": MonaiUNet(size=SIZE, channels=(4, 8, 16), features=8, label_hidden=(8,), label_dropout=(0.1, 0.1)),
+    "smp": SmpModel(
+        name="unet", encoder="test_efficientnet", size=SIZE, pretrained="none", stats="unit",
+        decoder_channels=(16, 8, 8, 8, 8),
+    ),
+    "dual_path": DualPathModel(
+        encoder="test_efficientnet", size=SIZE, pretrained="none", stats="unit", pyramid=8, reduction=4, hidden=(8,)
+    ),
+}  # fmt: skip
 
 
 def preprocess(size: int = SIZE, channels: int = 1) -> Preprocess:

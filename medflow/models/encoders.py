@@ -77,8 +77,10 @@ def _check_name(name: str) -> None:
 
 def _check_patches(backbone: nn.Module, name: str, size: int) -> None:
     """A vision transformer cuts its input into whole patches, and would leave out what remains at the border."""
-    patch: Any = getattr(getattr(backbone, "patch_embed", None), "patch_size", (1,))
-    side = int(patch[0])
+    from timm.layers import PatchEmbed
+
+    sides = [module.patch_size[0] for module in backbone.modules() if isinstance(module, PatchEmbed)]
+    side = max(sides, default=1)
     if size % side:
         raise ModelError(
             f"{name!r} cuts its input into patches of {side} pixels, and {size} is no multiple of {side}",

@@ -53,11 +53,10 @@ class LevelsHead(nn.Module):
                 hint="its levels begin at 2, a quarter of the size: leave 1 out of `label_levels`",
             )
         self.levels = model.label_levels
-        self.pool = nn.AdaptiveAvgPool2d(1)
         self.labels = label_head(model, sum(widths[level] for level in self.levels), outputs)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        pooled = [self.pool(features[level]).flatten(1) for level in self.levels]
+        pooled = [features[level].mean(dim=(2, 3)) for level in self.levels]
         return self.labels(torch.cat(pooled, dim=1))  # type: ignore[no-any-return]
 
 
