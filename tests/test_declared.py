@@ -18,6 +18,7 @@ from medflow.datasets._declared import Pattern
 from medflow.datasets._files import Finder
 from medflow.datasets._tables import read_table, sniff
 from medflow.errors import ConfigError, DataError
+from medflow.platform import code
 from medflow.records import Finding, Generated, Placement
 from medflow.twins import write_twin
 
@@ -48,11 +49,11 @@ LAYOUTS = {
     "several labels a cell": {
         "kind": "table", "heads": [CELL, {**MASK}], "csv": "t.csv", "encoding": "utf-16", "delimiter": ";",
         "images": "images", "masks": "masks", "grouped_by": "patient",
-        "columns": {"path": "file", "group": "who", "age": "age", "sex": "sex", "view": "view", "split": "part"},
+        "columns": {"path": "file", "group": "patient_id", "age": "age", "sex": "sex", "view": "view", "split": "part"},
     },
     "masks in a column": {
         "kind": "table", "heads": [{**LABEL, "column": "dx"}, MASK], "csv": "t.csv", "images": "images",
-        "columns": {"path": "file", "mask": "outline", "text": "report", "site": "site", "source": "from"},
+        "columns": {"path": "file", "mask": "mask_file", "text": "report", "site": "site", "source": "source"},
     },
 }  # fmt: skip
 
@@ -175,6 +176,7 @@ WRONG = {
     "no regular expression": {"kind": "folder", "heads": [LABEL], "group_pattern": "("},
     "a group twice": LAYOUTS["several labels a cell"] | {"group_pattern": "x"},
     "an exclusive list": LAYOUTS["one column"] | {"heads": [{**LABEL, "column": "dx", "separator": "|"}]},
+    "a label that is ignored": {"kind": "folder", "heads": [LABEL], "ignore": ["Clear"]},
     "a table outside": LAYOUTS["one column"] | {"csv": "../t.csv"},
 }
 
@@ -414,3 +416,12 @@ def test_ages_sexes_and_flags_are_read_as_people_write_them() -> None:
         None,
     ]
     assert [flag(cell)[1] for cell in ("-1", "", "2", "x", "inf", "nan")] == [True, True, False, False, False, True]
+
+
+def test_the_code_that_reads_a_declared_dataset_is_in_the_cache_key() -> None:
+    """`module_of` is what the pipeline adds to the roots of `ingest`; nothing else reaches that module."""
+    for layout, reached in (("class folders", "folder"), ("one column", "table")):
+        module = datasets.module_of("mine", declared(LAYOUTS[layout]))
+        modules = code.reached([module]).modules
+        assert {f"medflow.datasets.{reached}", "medflow.datasets._declared"} <= set(modules)
+    assert {"medflow.datasets._tables", "medflow.datasets._cells", "medflow.datasets._files"} <= set(modules)

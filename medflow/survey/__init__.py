@@ -83,5 +83,8 @@ def _grave(found: Survey) -> list[str]:
     for counts in found.label_counts().values():
         few = [f"{label} ({images})" for label, images in counts.items() if images < FEWEST_IMAGES]
         if few:
-            notes.append(f"too few images to learn from or to measure on: {', '.join(few)}")
+            notes.append(
+                f"too few images to learn from or to measure on: {', '.join(few)}; "
+                "find more, or move such a label from `labels` to `ignore`"
+            )
     return notes

@@ -73,7 +73,13 @@ def known_columns(table: Table, taken: Sequence[str]) -> dict[str, str]:
             if column not in (*taken, *found.values()) and pattern.search(plain(column)) and _fits(name, table, column):
                 found[name] = column
                 break
-    return found
+    parts = [column for column in table.columns if column not in (*taken, *found.values()) and _is_split(table, column)]
+    return found | ({"split": parts[0]} if parts and "split" not in found else {})
+
+
+def _is_split(table: Table, column: str) -> bool:
+    """Whatever it is called: its words are those of a split, and more than one of them."""
+    return _fits("split", table, column) and len({split_of(cell) for cell in table.column(column)} - {None}) > 1
 
 
 def _fits(name: str, table: Table, column: str) -> bool:
@@ -120,13 +126,14 @@ def _flags(cells: Sequence[str]) -> list[int | None] | None:
 
 
 def label_column(table: Table, taken: Sequence[str]) -> LabelColumn | None:
-    """The column of words that is most likely the label: by its name, else by how few words it has."""
+    """The column of words that is most likely the label: by its name, a bar in its cells, or how few words it has."""
     ranked = []
     for column in table.columns:
         words = _words(table, column) if column not in taken else None
         if words is not None:
-            ranked.append((-name_score(column), len(words.labels), table.columns.index(column), words))
-    return min(ranked, key=lambda item: item[:3])[3] if ranked else None
+            rank = (-name_score(column), words.separator != "|", len(words.labels), table.columns.index(column))
+            ranked.append((rank, words))
+    return min(ranked, key=lambda item: item[0])[1] if ranked else None
 
 
 def name_score(column: str) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -182,10 +181,12 @@ def _comment(text: str, indent: str = "") -> Iterator[str]:
 
 
 def scalar(text: str) -> str:
-    """A text in YAML: plain where that can be read in one way only, else quoted as JSON, which is YAML too."""
+    """A text in YAML: plain where that can be read in one way only, else in double quotes."""
     if _PLAIN.fullmatch(text) and text.lower() not in ("null", "true", "false"):
         return text
-    return json.dumps(text, ensure_ascii=not text.isprintable())
+    # Not as JSON: it writes a letter beyond the first 65,536 as two, which YAML reads as two.
+    letters = (letter if letter.isprintable() and letter not in '"\\' else f"\\U{ord(letter):08x}" for letter in text)
+    return f'"{"".join(letters)}"'
 
 
 # -- for the reader ------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -96,6 +97,7 @@ class FolderDataset(Declared):
     @model_validator(mode="after")
     def _folders_fit(self) -> FolderDataset:
         _check_folder("images", self.images, PLACES)
+        _check_ignored(self.heads, self.ignore)
         labels = [head for head in self.heads if head.kind != "mask"]
         if any(head.kind == "independent" for head in labels) or len(labels) > 1:
             raise ValueError("folders can tell one exclusive head only; use `kind: table` for the others")
@@ -150,6 +152,7 @@ class TableDataset(Declared):
     def _columns_fit(self) -> TableDataset:
         for name, folder in (("images", self.images), ("masks", self.masks or "")):
             _check_folder(name, folder, ())
+        _check_ignored(self.heads, self.ignore)
         if not self.csv.startswith("/"):
             _check_folder("csv", self.csv, ())
         if self.group_pattern is not None and self.columns.group is not None:
@@ -166,6 +169,12 @@ class TableDataset(Declared):
 
 
 Declaration = Annotated[FolderDataset | TableDataset, Field(discriminator="kind")]
+
+
+def _check_ignored(heads: Sequence[DeclaredHead], ignore: Sequence[str]) -> None:
+    both = [label for head in heads for label in head.labels if label in ignore]
+    if both:
+        raise ValueError(f"{both[0]!r} is one of the labels and in `ignore` too; it can only be one of them")
 
 
 def _check_folder(name: str, folder: str, places: tuple[str, ...]) -> None:
