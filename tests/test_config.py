@@ -179,6 +179,18 @@ REFUSED = {
         '{file} line 3: models.0.kind: expected {kinds}, found "tim"',
         "did you mean timm?",
     ),
+    "dropouts that do not fit the hidden layers": (
+        "dataset: phantom\nmodels:\n  - {kind: timm, name: resnet18, hidden: [128], head_dropout: [0.3]}\n", [],
+        "{file} line 3: models.0: head_dropout has 1 values, expected 2: one before each of hidden and one before the "
+        "last layer",
+        "`medflow show NAME` prints every setting",
+    ),
+    "a decoder that SMP has not": (
+        "dataset: phantom\nmodels:\n  - {kind: smp, name: unett}\n", [],
+        "{file} line 3: models.0.name: expected 'unet', 'unetplusplus', 'deeplabv3', 'deeplabv3plus' or 'segformer', "
+        'found "unett"',
+        "did you mean unet?",
+    ),
     "a model without a kind": (
         "dataset: phantom\nmodels:\n  - {name: resnet18}\n", [],
         "{file} line 3: models.0.kind: expected {kinds}, found nothing",
@@ -386,6 +398,21 @@ def test_what_is_open_comes_from_models_yaml_and_the_smallest_batch_wins(tmp_pat
     assert both.models[1].size == 320
     assert both.train.batch_size is not None and one is not None and both.train.batch_size < one
     assert load(yaml_in(tmp_path, text % ("resnet18", "resnet50")), ["train.batch_size=3"]).train.batch_size == 3
+
+
+def test_a_model_that_cannot_be_pruned_takes_pruning_out_of_the_run_and_show_says_so(tmp_path: Path) -> None:
+    text = "dataset: phantom\nmodels: [{kind: timm, name: resnet18}, {kind: timm, name: %s}]\n"
+    assert load(yaml_in(tmp_path, text % "resnet50")).prune.enabled is True
+    path = yaml_in(tmp_path, text % "mambaout_tiny")
+    assert load(path).prune.enabled is False
+    assert "  enabled: false  # <- configs/models.yaml: mambaout_tiny cannot be pruned" in as_yaml(read(path))
+    assert load(path, ["prune.enabled=true"]).prune.enabled is True
+
+
+def test_a_model_with_an_encoder_is_looked_up_by_both_names(tmp_path: Path) -> None:
+    config = load(yaml_in(tmp_path, "dataset: phantom\nmodels: [{kind: smp, name: unetplusplus, encoder: resnet34}]\n"))
+    assert config.models[0].key == "unetplusplus_resnet34"
+    assert (config.models[0].size, config.train.batch_size) == (256, 12)
 
 
 # -- show ----------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from tiny import FINDINGS, LABELS, REGION, SIZE, TINY, draw, preprocess
 
 from medflow import models
-from medflow.config.sections import MonaiUNet, TimmModel, TrainConfig
+from medflow.config.sections import DualPathModel, MonaiUNet, SmpModel, TimmModel, TrainConfig
 from medflow.errors import ModelError, WeightsUnavailable
 from medflow.heads import Objective
 from medflow.pretrained import load_pretrained
@@ -145,12 +145,42 @@ def test_any_timm_name_takes_its_pooled_width(name):
         (TimmModel(name="resnet10", size=SIZE), (LABELS,), "no model 'resnet10'"),
         (UNET.model_copy(update={"channels": (4, 8, 16, 32, 64, 64, 64)}), (LABELS,), "no multiple of 64"),
         (UNET.model_copy(update={"label_dropout": (0.1,)}), (LABELS,), "label_dropout"),
+        (TINY["dual_path"], (LABELS, REGION), "no mask head"),
+        (DualPathModel(encoder="test_vit", size=SIZE), (LABELS,), "4, 8, 16 and 32 times smaller"),
+        (SmpModel(name="unet", encoder="resnet35", size=SIZE), (LABELS,), "an encoder 'resnet35'"),
+        (SmpModel(name="unet", encoder="test_vit", size=SIZE), (LABELS,), "could not make unet over 'test_vit'"),
+        (SmpModel(name="unet", encoder="mit_b0", size=SIZE, label_levels=(1, 5)), (LABELS,), "level 1 of encoder"),
     ],
 )
 def test_what_cannot_be_built_is_refused_with_a_hint(model, heads, words):
     with pytest.raises(ModelError, match=words) as error:
         models.build(model, heads, preprocess())
     assert error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "words", "mended"),
+    [
+        (SmpModel(name="unet", encoder="mobilenet_v2"), 100, "no multiple of 32", 96),
+        (SmpModel(name="deeplabv3plus", encoder="mobilenet_v2"), 100, "no multiple of 16", 96),
+        (SmpModel(name="deeplabv3", encoder="mobilenet_v2"), 100, "no multiple of 8", 96),
+        (TimmModel(name="test_vit"), 100, "no multiple of 16", 96),
+        (MonaiUNet(), 100, "no multiple of 16", 96),
+    ],
+)
+def test_an_odd_size_is_refused_and_the_hint_names_one_that_fits(model, size, words, mended):
+    with pytest.raises(ModelError, match=words) as error:
+        models.build(model, (LABELS,), preprocess(size))
+    assert error.value.hint.endswith(f"`size` to {mended}")
+    models.build(model, (LABELS,), preprocess(mended))
+
+
+def test_every_level_that_a_label_head_reads_counts():
+    wide = TINY["smp"].model_copy(update={"label_levels": (2, 3, 5)})
+    network = models.build(wide, (LABELS,), preprocess()).eval()
+    levels = network.backbone(torch.zeros(1, 1, SIZE, SIZE))
+    last = [layer for layer in network.heads["diagnosis"].modules() if isinstance(layer, torch.nn.Linear)][-1]
+    assert last.in_features == sum(levels[level].shape[1] for level in (2, 3, 5))
 
 
 # -- statistics ----------------------------------------------------------------------------------
@@ -233,11 +263,7 @@ def test_imagenet_weights_in_the_cache_need_no_network(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     color = models.build(IMAGENET, (LABELS,), preprocess(channels=3), seed=3).backbone
-    snapshot = tmp_path / "models--timm--test_resnet.r160_in1k" / "snapshots" / "0"
-    snapshot.mkdir(parents=True)
-    (snapshot.parents[1] / "refs").mkdir()
-    (snapshot.parents[1] / "refs" / "main").write_text("0")
-    save_file(models.tensors_of(color), snapshot / "model.safetensors")
+    in_the_cache(tmp_path, "timm/test_resnet.r160_in1k", "0", models.tensors_of(color))
     gray = models.build(IMAGENET, (LABELS,), preprocess(channels=1))
     assert load_pretrained(gray, IMAGENET) == "imagenet (timm test_resnet.r160_in1k)"
     wanted, found = color.state_dict(), gray.backbone.state_dict()
@@ -250,6 +276,70 @@ def test_a_unet_has_no_imagenet_weights():
     network = models.build(UNET, (LABELS,), preprocess())
     with pytest.raises(ModelError, match="no ImageNet weights"):
         load_pretrained(network, UNET.model_copy(update={"pretrained": "imagenet"}))
+
+
+def in_the_cache(cache, repository: str, revision: str, tensors) -> None:
+    """A file of the hub as its client leaves it after a download."""
+    snapshot = cache / f"models--{repository.replace('/', '--')}" / "snapshots" / revision
+    snapshot.mkdir(parents=True)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text(revision)
+    save_file(tensors, snapshot / "model.safetensors")
+
+
+ENCODERS = [
+    SmpModel(name="unet", encoder="mobilenet_v2", size=SIZE),
+    SmpModel(name="deeplabv3plus", encoder="mobilenet_v2", size=SIZE),
+    SmpModel(name="unet", encoder="test_resnet.r160_in1k", size=SIZE),
+    DualPathModel(encoder="test_resnet.r160_in1k", size=SIZE, pyramid=8),
+]
+
+
+@pytest.mark.parametrize("model", ENCODERS, ids=lambda model: model.key)
+@pytest.mark.parametrize("given", ["imagenet", "file"])
+def test_an_encoders_published_weights_reach_one_channel(model, given, tmp_path, monkeypatch):
+    """From the hub's cache and from the same file beside it, with the first layer's three channels added up."""
+    from huggingface_hub import constants
+    from segmentation_models_pytorch.encoders import encoders, get_encoder
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    if model.encoder in encoders:
+        source = encoders[model.encoder]["pretrained_settings"]["imagenet"]
+        repository, revision, said = source["repo_id"], source["revision"], f"imagenet (smp {model.encoder})"
+        published = get_encoder(model.encoder, weights=None)
+    else:
+        repository, revision, said = f"timm/{model.encoder}", "0", f"imagenet (timm {model.encoder})"
+        published = models.build(IMAGENET, (LABELS,), preprocess(channels=3)).backbone
+    tensors = {name: torch.rand(value.shape).to(value.dtype) for name, value in models.tensors_of(published).items()}
+    in_the_cache(tmp_path, repository, revision, tensors)
+    path = str(next(tmp_path.rglob("model.safetensors")))
+    network = models.build(model, (LABELS,), preprocess(), seed=4)
+    pretrained = given if given == "imagenet" else path
+    found = load_pretrained(network, model.model_copy(update={"pretrained": pretrained}))
+    assert found == said if given == "imagenet" else found.startswith("file sha256:")
+    first = next(value for name, value in tensors.items() if value.ndim == 4)
+    state = [value for value in network.backbone.state_dict().values() if value.ndim == 4]
+    torch.testing.assert_close(state[0], first.sum(1, keepdim=True))
+    assert all(any(torch.equal(value, tensor) for tensor in tensors.values()) for value in state[1:])
+
+
+def test_an_encoder_out_of_reach_is_told_as_a_classifier_is(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    for model in (ENCODERS[0], ENCODERS[2], ENCODERS[3]):
+        network = models.build(model, (LABELS,), preprocess())
+        with pytest.raises(WeightsUnavailable, match="cannot be reached") as error:
+            load_pretrained(network, model)
+        assert "model.pretrained=none" in error.value.hint and f"{model.key}.safetensors" in error.value.hint
+
+
+def test_an_encoder_without_imagenet_weights_says_so():
+    model = SmpModel(name="unet", encoder="dpn68b", size=SIZE)
+    with pytest.raises(ModelError, match="no ImageNet weights"):
+        load_pretrained(models.build(model, (LABELS,), preprocess()), model)
 
 
 # -- pruned layers -------------------------------------------------------------------------------

@@ -101,7 +101,10 @@ class _Merge:
         """Where a key was set, or what stands below it (the last layer that spoke), or above it; empty if nowhere."""
         below = [origin for known, origin in self.origins.items() if f"{known}.".startswith(f"{key}.")]
         if below:
-            return max(below, key=lambda origin: LAYERS.index(origin.layer)).where
+            spoken = [
+                origin for origin in below if origin.layer != "models.yaml"
+            ] or below  # a table fills, it never errs
+            return max(spoken, key=lambda origin: LAYERS.index(origin.layer)).where
         parent = key.rpartition(".")[0]
         return self.where(parent) if parent else ""
 
