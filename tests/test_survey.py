@@ -186,6 +186,24 @@ def test_a_table_without_these_images_or_labels_is_refused(tmp_path: Path) -> No
         survey("mine", tmp_path, write(tmp_path / "t.csv", [["id", "age"], ["x", "7"], ["y", "8"]]))
 
 
+def test_a_workbook_is_no_csv(tmp_path: Path) -> None:
+    make(tmp_path, "x.png")
+    (tmp_path / "t.xlsx").write_bytes(b"PK\x03\x04 and so on")
+    with pytest.raises(DataError, match="workbook"):
+        survey("mine", tmp_path, tmp_path / "t.xlsx")
+
+
+def test_names_that_cannot_be_printed_are_written_and_those_that_are_no_text_refused(tmp_path: Path) -> None:
+    make(tmp_path / "a", "bell\x07/1.png", "tab\t/2.png")
+    found = survey("mine", tmp_path / "a", None)
+    write_yaml("mine", found, tmp_path / "a", tmp_path)
+    assert load("mine", folder=tmp_path).declare == found.declared
+    make(tmp_path / "b", "plain/1.png", "\udcff/2.png")
+    with pytest.raises(ConfigError, match="no text"):
+        write_yaml("other", survey("other", tmp_path / "b", None), tmp_path / "b", tmp_path)
+    assert not (tmp_path / "other.yaml").exists()
+
+
 def test_none_is_a_word_that_stands_alone() -> None:
     assert none_label({"No Finding", "A|B", "A"}, "|") == "No Finding"
     assert none_label({"Normal|A", "Normal"}, "|") is None

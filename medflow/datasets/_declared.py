@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -66,25 +67,26 @@ class Place:
 class Pattern:
     folder: str
 
-    @property
+    @cached_property
     def names(self) -> frozenset[str]:
         return frozenset(re.findall(r"\{(\w+)\}", self.folder))
 
     def place(self, path: PurePosixPath) -> Place | None:
         """None where the file is not below such a folder."""
-        match = self._regex().fullmatch(path.as_posix())
+        match = self._regex.fullmatch(path.as_posix())
         if match is None:
             return None
         says = match.groupdict()
         return Place(rest=PurePosixPath(says.pop("rest")), says=says)
 
+    @cached_property
     def _regex(self) -> re.Pattern[str]:
         parts = [_part(part) for part in PurePosixPath(self.folder).parts]
         return re.compile("".join(f"{part}/" for part in parts) + "(?P<rest>.+)", re.DOTALL)
 
 
 def _part(part: str) -> str:
-    """One folder's name as a regular expression. ``re`` keeps compiled ones, so this is cheap to ask again."""
+    """One folder's name as a regular expression."""
     escaped = re.escape(part).replace(r"\*", "[^/]*")
     return re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]+)", escaped)
 

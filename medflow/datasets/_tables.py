@@ -15,6 +15,8 @@ from medflow.errors import DataError
 Encoding = Literal["utf-8", "utf-16", "latin-1"]
 DELIMITERS = (",", ";", "\t", "|")
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_WORKBOOK = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"\x1f\x8b")
+"""How .xlsx, .xls and .gz begin."""
 _SNIFFED_ROWS = 200
 MOST_BYTES = 1 << 30
 
@@ -119,6 +121,8 @@ def _encoding(path: Path) -> Encoding:
         raise DataError(f"the table {path} cannot be read: {error.strerror}", hint="check the path") from error
     if not data.strip():
         raise DataError(f"{path.name} is empty", hint="expected a line of column names, then one line an image")
+    if data.startswith(_WORKBOOK):
+        raise DataError(f"{path.name} is a workbook or another archive", hint="save its sheet as CSV in UTF-8")
     if data.startswith(_UTF16):
         return "utf-16"
     try:

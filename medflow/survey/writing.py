@@ -172,7 +172,8 @@ def _rest(found: Survey) -> Iterator[str]:
 
 def _comment(text: str, indent: str = "") -> Iterator[str]:
     line = f"{indent}#"
-    for word in text.split():
+    # What cannot be printed must not stand in YAML, not even in a comment.
+    for word in "".join(letter if letter.isprintable() else " " for letter in text).split():
         if len(line) + len(word) >= _WIDTH:
             yield line
             line = f"{indent}#"
@@ -181,7 +182,11 @@ def _comment(text: str, indent: str = "") -> Iterator[str]:
 
 
 def scalar(text: str) -> str:
-    """A text in YAML: plain where that can be read in one way only, else in double quotes."""
+    """A text in YAML: plain where that can be read in one way only, else in double quotes.
+
+    Raises UnicodeEncodeError for a file name whose bytes are no text.
+    """
+    text.encode("utf-8")
     if _PLAIN.fullmatch(text) and text.lower() not in ("null", "true", "false"):
         return text
     # Not as JSON: it writes a letter beyond the first 65,536 as two, which YAML reads as two.
