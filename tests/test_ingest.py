@@ -412,15 +412,6 @@ def test_a_blank_image_has_plain_facts() -> None:
 # -- real samples and their twins ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["covid_radiography", "chest_xray_pneumonia"])
-def test_a_twin_with_planted_faults_goes_through(name: str, tmp_path: Path) -> None:
-    spec = datasets.get(name)
-    request = Source(kind="generated", fingerprint="t", generated=Generated(images=60, planted_faults=True))
-    manifest, pixels = ingest(request, spec, (32,), IngestConfig(), tmp_path, workers=1)
-    errors = [error for error in manifest.column("error") if error]
-    assert errors and len(manifest) == pixels.index.rows + len(errors)
-
-
 @pytest.mark.skipif(not SAMPLES.is_dir(), reason="real samples are not here")
 @pytest.mark.parametrize(
     ("name", "images"), [("covid_radiography", 80), ("chest_xray_pneumonia", 89), ("lung_disease", 173)]

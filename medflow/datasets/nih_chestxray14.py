@@ -273,7 +273,8 @@ def _boxes(image: Written, shot: Shot) -> Iterator[tuple[object, ...]]:
     """As in the archive: images of one finding, and Infiltration under another name."""
     if image.label in ("Mass", "Nodule", "Infiltration") and shot.turn == 1:
         label = "Infiltrate" if image.label == "Infiltration" else image.label
-        yield PurePosixPath(image.path).name, label, *_around(shot.patient, shot.patient.pathology.opacities[0]), None
+        for shadow in shot.patient.pathology.opacities[:1]:  # none under a label that is a planted fault
+            yield PurePosixPath(image.path).name, label, *_around(shot.patient, shadow), None
 
 
 def _around(patient: Patient, shadow: Opacity) -> tuple[float, float, float, float]:
