@@ -24,6 +24,7 @@ from medflow.errors import DataError, ImageError
 from medflow.preprocess import Fitted, mask_png, read, to_fitted, unfit_mask
 from medflow.progress import track
 from medflow.records import Bundle, HeadSpec, ModelCard, Record
+from medflow.report_table import read_reports, reports_of
 from medflow.scoring import Scorer, open_scorer
 
 TABLE = "predictions.csv"
@@ -67,17 +68,19 @@ class Predicted(Record):
         return "\n".join([answered, *(f"{row.path}: {row.error}" for row in self.rows if row.error)])
 
 
-def predict(bundle: Bundle, images: Sequence[Path], out: Path) -> Predicted:
+def predict(bundle: Bundle, images: Sequence[Path], out: Path, *, reports: Path | None = None) -> Predicted:
     """Score files, and all images below folders, into ``out``: predictions.csv, and masks/ and overlays/ where the
     model gives a mask.
 
-    An input that cannot be read becomes a row with an error. Raises DataError where nothing was given.
+    ``reports`` is a CSV of the images' reports (``report_table``); an image without one is scored without. An input
+    that cannot be read becomes a row with an error. Raises DataError where nothing was given, or reports to a model
+    that reads none.
     """
     paths = find(images)
     if not paths:
         raise DataError("there is no image to predict on", hint=f"name files, or folders with {', '.join(SUFFIXES)}")
+    run = _Run(bundle.card, open_scorer(bundle), out, _reports(bundle, paths, reports))
     out.mkdir(parents=True, exist_ok=True)
-    run = _Run(bundle.card, open_scorer(bundle), out)
     batches = [paths[start : start + BATCH] for start in range(0, len(paths), BATCH)]
     done = [run.batch(batch, BATCH * number) for number, batch in enumerate(_told(batches))]
     rows = tuple(row for part in done for row in part)
@@ -104,11 +107,21 @@ def find(images: Sequence[Path]) -> list[Path]:
     return found
 
 
+def _reports(bundle: Bundle, paths: Sequence[Path], table: Path | None) -> tuple[str | None, ...]:
+    if table is None:
+        return (None,) * len(paths)
+    if bundle.card.text is None:
+        raise DataError(f"{bundle.card.name} reads no reports, and {table} was given", hint="leave --reports out")
+    return reports_of(paths, read_reports(table))
+
+
 @dataclass(frozen=True)
 class _Run:
     card: ModelCard
     scorer: Scorer
     out: Path
+    reports: tuple[str | None, ...]
+    """One for each path among all."""
 
     def batch(self, paths: Sequence[Path], first: int) -> list[Prediction]:
         """One row a path, in order; ``first`` is the number of the first path among all."""
@@ -119,7 +132,8 @@ class _Run:
             return rows
         fitted = [image for _, image in opened if image is not None]
         images = np.stack([image.pixels for image in fitted])
-        scores = probabilities(self.scorer(images), self.card.heads, self.card.temperatures)
+        reports = [self.reports[first + place] for place in readable]
+        scores = probabilities(self.scorer(images, reports), self.card.heads, self.card.temperatures)
         decisions = decide(scores, self.card.heads, self.card.thresholds)
         for row, place in enumerate(readable):
             values = {name: value[row] for name, value in scores.items()}

@@ -77,6 +77,9 @@ def predict(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model as `serve` takes it, or a bundle's folder.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES", help="Image files, or folders of them.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for predictions.csv and overlays.")],
+    reports: Annotated[
+        Path | None, typer.Option(metavar="FILE.csv", help="Reports: columns image (path or name) and text.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Score image files: a CSV, and overlays of masks.
@@ -88,12 +91,13 @@ def predict(
       medflow predict phantom scan.png --out predictions
       medflow predict covid_radiography@production scans/*.png --out predictions
       medflow predict path/to/bundle scan.png --out predictions
+      medflow predict phantom@3 scans --reports reports.csv --out predictions
     """
     with tempfile.TemporaryDirectory(prefix="medflow-predict-") as scratch:
         bundle = _bundle(model, Path(scratch))
         from medflow.predict import predict as score
 
-        predicted = score(bundle, images, out)
+        predicted = score(bundle, images, out, reports=reports)
     if as_json:
         output.emit_json(predicted.model_dump(mode="json"))
     else:
@@ -167,7 +171,8 @@ def serve(
 ) -> None:
     """Serve a model over HTTP until Ctrl-C.
 
-    POST /predict takes an image in the multipart field `image`; GET /model/info, /livez, /readyz, /metrics.
+    POST /predict takes an image in the multipart field `image`, and a report in `text` if the model reads reports.
+    GET /model/info, /livez, /readyz, /metrics.
 
     \b
     Examples:
