@@ -1,0 +1,349 @@
+"""Models that read reports: what they learn from them, and that every variant reads them alike."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pytest
+import tiny
+import torch
+from safetensors.numpy import load_file
+from sklearn.metrics import roc_auc_score
+
+from medflow import hub, models
+from medflow.config.sections import (
+    ExportConfig,
+    ImageTextModel,
+    PruneConfig,
+    QuantizeConfig,
+    RunConfig,
+    Stage,
+    TextEncoder,
+    TrainConfig,
+)
+from medflow.errors import ArtifactError, DataError, ModelError, WeightsUnavailable
+from medflow.export import export_onnx
+from medflow.graph import Graph, check_golden
+from medflow.predict import predict
+from medflow.prune import prune
+from medflow.quantize import quantize
+from medflow.records import Bundle, Manifest
+from medflow.report_table import read_reports, reports_of
+from medflow.scoring import open_scorer
+from medflow.substitute import with_reachable_encoders
+from medflow.text import learn_tokenizer
+from medflow.text_encoder import prepare
+from medflow.tracking import LocalFiles, Silent
+from medflow.train import train
+
+SMALL = TextEncoder(encoder="small", width=16, layers=1, heads=2, max_tokens=16, vocabulary=80)
+FUSIONS = ("concat", "cross_attention", "gated")
+WORDS = ("the field is dark throughout", "a bright disc without stripes", "bright stripes across the disc")
+QUICK = TrainConfig(batch_size=8, stages=(Stage(epochs=2, lr=2e-3),), checkpoint_seconds=0.0)
+#: A word that no training report has.
+HELD_OUT = "zyzzyva"
+
+
+def model(fusion: str = "concat", **settings: object) -> ImageTextModel:
+    given = {"pretrained": "none", "stats": "unit", "size": tiny.SIZE, "fusion_width": 16, "text": SMALL, **settings}
+    return ImageTextModel(name="test_resnet", fusion=fusion, **given)  # type: ignore[arg-type]
+
+
+def told(part: Manifest, *, missing: int = 4, more: str = "") -> Manifest:
+    """The rows with a report that names the class; every ``missing``-th has none."""
+    classes = np.nan_to_num(part.targets(tiny.LABELS)).argmax(axis=1)
+    reports = [None if row % missing == 0 else f"{WORDS[label]} {more}" for row, label in enumerate(classes)]
+    place = part.table.schema.get_field_index("text")
+    return replace(part, table=part.table.set_column(place, "text", pyarrow.array(reports, type=pyarrow.string())))
+
+
+def data(folder: Path, rows: int = 36):
+    """As ``tiny.make``, with reports; the validation rows' hold a word of their own."""
+    train_rows, val, pixels, normalization = tiny.make(folder, rows=rows)
+    return told(train_rows), told(val, more=HELD_OUT), pixels, normalization
+
+
+def run(folder: Path, section: ImageTextModel, config: TrainConfig = QUICK, rows: int = 36) -> Bundle:
+    parts = data(folder / "pixels", rows)
+    files = LocalFiles(folder / "checkpoints")
+    return train(*parts, (tiny.LABELS,), section, config, work=folder, tracker=Silent(), checkpoints=files)
+
+
+def build(section: ImageTextModel, heads=(tiny.LABELS,), rows: Manifest | None = None) -> models.Network:
+    manifest = rows or told(tiny._manifest(np.arange(12) % 3, 12))
+    reading = prepare(section, manifest).reading
+    return models.build(section, heads, tiny.preprocess(), text=reading, seed=1).eval()
+
+
+def pictures(rows: int = 4) -> torch.Tensor:
+    return torch.from_numpy(tiny.draw(rows, seed=3)[0])
+
+
+@pytest.fixture(scope="module", params=FUSIONS)
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
+    root = tmp_path_factory.mktemp(request.param)
+    return run(root, model(request.param)), data(root / "again")
+
+
+# -- the network ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("heads", [(tiny.FINDINGS,), (tiny.LABELS, tiny.FINDINGS)])
+def test_shapes_and_gradients(fusion, heads):
+    network = build(model(fusion), heads)
+    tokens = learn_tokenizer(WORDS, vocabulary=80, max_tokens=16)([WORDS[0], None, WORDS[2], None])
+    logits = network(pictures(), *map(torch.from_numpy, tokens.named().values()))
+    assert {name: tuple(value.shape) for name, value in logits.items()} == {
+        head.name: (4, len(head.labels)) for head in heads
+    }
+    sum(value.sum() for value in logits.values()).backward()
+    # A part without a gradient would stop a training on several GPUs.
+    assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
+
+
+@pytest.mark.parametrize("backbone", ["test_vit", "test_convnext"])
+def test_attention_looks_from_the_positions_of_other_backbones(backbone):
+    section = model("cross_attention").model_copy(update={"name": backbone, "size": 160})
+    reading = prepare(section, told(tiny._manifest(np.arange(12) % 3, 12))).reading
+    network = models.build(section, (tiny.LABELS,), tiny.preprocess(160), text=reading).eval()
+    assert network(torch.zeros((2, 160, 160, 1), dtype=torch.uint8))["diagnosis"].shape == (2, 3)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_a_missing_report_is_the_learned_vector_and_nothing_else(fusion):
+    network = build(model(fusion))
+    images, nothing = pictures(), torch.zeros((4, 16), dtype=torch.long)
+    with torch.no_grad():
+        absent = network(images)["diagnosis"]
+        assert torch.isfinite(absent).all()
+        # What fills up the row is not read.
+        assert torch.allclose(absent, network(images, nothing + 7, nothing)["diagnosis"], atol=1e-6)
+        present = network(images, nothing + 7, nothing + 1)["diagnosis"]
+        assert not torch.allclose(absent, present, atol=1e-3)
+        network.neck.missing += 1.0
+        assert not torch.allclose(absent, network(images)["diagnosis"], atol=1e-3)
+        assert torch.equal(present, network(images, nothing + 7, nothing + 1)["diagnosis"])
+
+
+def test_reports_left_out_in_training_are_missing_ones():
+    network = build(model(text_dropout=1.0, dropout=0.0))
+    network.neck.train()
+    network.neck.encoder.eval()
+    ids = torch.full((4, 16), 7)
+    with torch.no_grad():
+        assert torch.allclose(network(pictures())["diagnosis"], network(pictures(), ids, ids)["diagnosis"], atol=1e-6)
+
+
+def test_a_mask_is_refused_and_so_is_a_dataset_without_reports():
+    rows = tiny._manifest(np.arange(12) % 3, 12)
+    with pytest.raises(ModelError, match="no mask head"):
+        build(model(), (tiny.REGION,))
+    with pytest.raises(DataError, match="no training row of tiny has a report"):
+        prepare(model(), rows)
+
+
+# -- training ------------------------------------------------------------------------------------
+
+
+def of_any_image(part: Manifest) -> Manifest:
+    """The rows with each other's images, so that only the report tells the class."""
+    place = part.table.schema.get_field_index("pixel_row")
+    mixed = np.random.default_rng(0).permutation(part.pixel_rows())
+    return replace(part, table=part.table.set_column(place, "pixel_row", pyarrow.array(mixed)))
+
+
+def test_what_reports_say_is_learnt(tmp_path):
+    rows, val, pixels, normalization = tiny.make(tmp_path / "pixels", rows=72)
+    rows, val = (told(of_any_image(part), missing=100) for part in (rows, val))
+    bundle = train(
+        rows, val, pixels, normalization, (tiny.LABELS,), model("gated", text_dropout=0.1),
+        TrainConfig(batch_size=8, stages=(Stage(epochs=12, lr=5e-3, patience=0),)),
+        work=tmp_path, tracker=Silent(), checkpoints=LocalFiles(tmp_path / "checkpoints"),
+    )  # fmt: skip
+    assert bundle.card.training is not None
+    losses = [epoch.train_loss for epoch in bundle.card.training.epochs]
+    assert losses[-1] < 0.5 * losses[0]
+    assert bundle.card.training.best_score > 0.95
+    assert auroc(bundle, [WORDS[row % 3] for row in range(24)]) > 0.95
+    assert auroc(bundle, [None] * 24) < 0.8
+
+
+def auroc(bundle: Bundle, reports: list[str | None]) -> float:
+    """Of new images in the order of the classes, with these reports."""
+    scores = open_scorer(bundle)(tiny.draw(len(reports), seed=8)[0], reports)["diagnosis"]
+    shares = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    return float(roc_auc_score(np.arange(len(reports)) % 3, shares, multi_class="ovr"))
+
+
+def test_the_vocabulary_is_of_the_training_rows_alone(trained):
+    bundle, (rows, val, _, _) = trained
+    assert any(HELD_OUT in (report or "") for report in val.reports())
+    alone = learn_tokenizer(rows.reports(), vocabulary=SMALL.vocabulary, max_tokens=SMALL.max_tokens)
+    assert bundle.card.text.tokenizer_sha256 == alone.sha256()
+    assert not any(letter in "".join(json.loads(alone.document)["model"]["vocab"]) for letter in "zy")
+
+
+def test_the_same_seed_gives_the_same_bits_and_the_card_says_what_reads(trained, tmp_path):
+    bundle, _ = trained
+    again = run(tmp_path, models.read_config(bundle.card.model))
+    assert again.weights.read_bytes() == bundle.weights.read_bytes()
+    assert again.card.text == bundle.card.text
+    assert bundle.card.weights_from == "none; text: small encoder, random"
+    assert bundle.card.text.reports == 18
+    assert any("learned from 18 training reports" in note for note in bundle.card.notes)
+    assert any("may name the very finding" in note for note in bundle.card.notes)
+    assert [path.name for path in bundle.files()][-1] == "tokenizer.json"
+
+
+class _Cut(LocalFiles):
+    """Checkpoints of a training that is cut off after a few."""
+
+    left = 3
+
+    def write(self, name: str, data: bytes) -> None:
+        super().write(name, data)
+        self.left -= 1
+        if not self.left:
+            raise KeyboardInterrupt
+
+
+def test_cut_off_and_run_again_it_ends_with_the_same_bits(trained, tmp_path):
+    bundle, _ = trained
+    section = models.read_config(bundle.card.model)
+    parts, files = data(tmp_path / "pixels"), tmp_path / "checkpoints"
+    with pytest.raises(KeyboardInterrupt):
+        train(*parts, (tiny.LABELS,), section, QUICK, work=tmp_path, tracker=Silent(), checkpoints=_Cut(files))
+    again = train(
+        *parts, (tiny.LABELS,), section, QUICK, work=tmp_path, tracker=Silent(), checkpoints=LocalFiles(files)
+    )
+    assert again.weights.read_bytes() == bundle.weights.read_bytes()
+
+
+# -- every variant -------------------------------------------------------------------------------
+
+
+def test_every_variant_reads_alike(trained, tmp_path):
+    bundle, (rows, val, pixels, _) = trained
+    onnx = export_onnx(bundle, val, pixels, ExportConfig(), work=tmp_path)
+    int8 = quantize(onnx, rows, val, pixels, QuantizeConfig(calibration_images=16), work=tmp_path / "int8")
+    pruned = prune(
+        bundle, rows, val, pixels, PruneConfig(stage=Stage(epochs=1)), QUICK,
+        work=tmp_path / "pruned", tracker=Silent(), checkpoints=LocalFiles(tmp_path / "checkpoints"),
+    )  # fmt: skip
+    assert pruned.card.parameters < bundle.card.parameters
+    assert onnx.card.parity.max_abs_difference < 1e-5
+    images, reports = tiny.draw(5, seed=9)[0], [WORDS[2], None, "", HELD_OUT, WORDS[0] * 20]
+    expected, found = open_scorer(bundle)(images, reports)["diagnosis"], Graph(onnx)(images, reports)["diagnosis"]
+    assert np.abs(expected - found).max() < 1e-4
+    assert not np.allclose(found, Graph(onnx)(images)["diagnosis"], atol=1e-4)
+    for variant in (onnx, int8):
+        check_golden(variant, Graph(variant))
+        golden = load_file(variant.golden)
+        assert None in json.loads(golden["reports"].tobytes())
+    # Alone or in a batch, a row is the same.
+    one = Graph(onnx)(images[:1], reports[:1])["diagnosis"]
+    assert np.allclose(one, found[:1], atol=1e-5)
+
+
+def test_another_tokenizer_is_refused(trained, tmp_path):
+    bundle, _ = trained
+    copy = bundle.copy_to(tmp_path / "copy")
+    open_scorer(copy)
+    copy.tokenizer.write_text(copy.tokenizer.read_text().replace("bright", "brught"))
+    with pytest.raises(ArtifactError, match=r"tokenizer\.json"):
+        open_scorer(copy)
+
+
+def test_predict_reads_a_table(trained, tmp_path):
+    from PIL import Image
+
+    bundle, _ = trained
+    paths = [tmp_path / f"{number}.png" for number in range(2)]
+    for path, image in zip(paths, tiny.draw(2, seed=4)[0], strict=True):
+        Image.fromarray(image[..., 0]).save(path)
+    table = tmp_path / "reports.csv"
+    table.write_text(f"image,text\n1.png,{WORDS[2]}\n")
+    plain, told_ = predict(bundle, paths, tmp_path / "a"), predict(bundle, paths, tmp_path / "b", reports=table)
+    assert plain.rows[0].probabilities == told_.rows[0].probabilities
+    assert plain.rows[1].probabilities != told_.rows[1].probabilities
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("image,report\na.png,x\n", "lacks the column text"),
+        ("image,text\na.png,x\na.png,y\n", "twice"),
+        ("image,text\na.png," + "x" * 20_001 + "\n", "20,001 characters"),
+        ("image,text\nb.png,x\n", "none of the images"),
+    ],
+)
+def test_a_wrong_table_is_refused(table, message, tmp_path):
+    path = tmp_path / "reports.csv"
+    path.write_text(table)
+    with pytest.raises(DataError, match=message):
+        reports_of([Path("scans/a.png")], read_reports(path))
+
+
+# -- a pretrained encoder ------------------------------------------------------------------------
+
+
+def encoder_folder(folder: Path, **settings: int) -> Path:
+    """A tiny BERT as transformers saves it, with BERT's cased vocabulary file."""
+    from transformers import BertConfig, BertModel
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "Dark", "dark", "bright", "disc", "stripes"]
+    config = BertConfig(
+        vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        max_position_embeddings=32, **settings,
+    )  # fmt: skip
+    torch.manual_seed(3)
+    BertModel(config).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(words))
+    return folder
+
+
+def test_the_weights_of_a_folder_are_read_and_paced_with_the_backbone(tmp_path):
+    folder = encoder_folder(tmp_path / "bert")
+    section = model(text=TextEncoder(encoder=str(folder), max_tokens=16))
+    bundle = run(tmp_path / "run", section, TrainConfig(batch_size=8, stages=(Stage(epochs=1, freeze="backbone"),)))
+    given, kept = load_file(folder / "model.safetensors"), load_file(bundle.weights)
+    name = "embeddings.word_embeddings.weight"
+    assert np.array_equal(kept[f"neck.encoder.{name}"], given[name]), "frozen, so still the folder's"
+    assert bundle.card.text.pretrained
+    assert bundle.card.text.origin.startswith("bert, sha256:")
+    assert str(tmp_path) not in bundle.card.model_dump_json(exclude={"model"})
+    tokenizer = json.loads(bundle.tokenizer.read_text())
+    assert tokenizer["normalizer"]["lowercase"] is False
+
+
+def test_pickled_weights_are_not_read(tmp_path):
+    folder = encoder_folder(tmp_path / "bert")
+    tensors = {name: torch.from_numpy(value) for name, value in load_file(folder / "model.safetensors").items()}
+    torch.save(tensors, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(WeightsUnavailable, match="cannot be had"):
+        prepare(model(text=TextEncoder(encoder=str(folder), max_tokens=16)), told(tiny._manifest(np.arange(6) % 3, 6)))
+
+
+def test_out_of_reach_a_small_encoder_stands_in_and_says_so(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert not hub.answers()
+    config = RunConfig(dataset="phantom", models=(model(text=TextEncoder()),))
+    settled = with_reachable_encoders(config).models[0]
+    assert isinstance(settled, ImageTextModel)
+    assert (settled.text.encoder, settled.text.instead_of) == ("small", "dmis-lab/biobert-base-cased-v1.2")
+    assert "takes its place" in "".join(capsys.readouterr())
+    told_rows = told(tiny._manifest(np.arange(12) % 3, 12))
+    prepared = prepare(settled, told_rows)
+    assert "in place of dmis-lab/biobert-base-cased-v1.2" in prepared.weights_from()
+    assert "in place of dmis-lab/biobert-base-cased-v1.2" in prepared.notes()[0]
+    strict = model(text=TextEncoder(offline="error"))
+    with pytest.raises(WeightsUnavailable, match="the hub does not answer"):
+        with_reachable_encoders(config.model_copy(update={"models": (strict,)}))
+    with pytest.raises(WeightsUnavailable):
+        prepare(model(text=TextEncoder()), told_rows)
