@@ -397,6 +397,19 @@ def test_sizes_and_modes_are_the_archives(tmp_path: Path):
     assert len({image.shape[:2] for image in images}) > 50 and {image.ndim for image in images} == {2, 3}
 
 
+def test_reports_of_your_own_lie_beside_the_archive(tmp_path: Path):
+    folder = tmp_path / "chest_xray" / "train" / "NORMAL"
+    folder.mkdir(parents=True)
+    for number in range(3):
+        (folder / f"IM-000{number}-0001.jpeg").touch()
+    (tmp_path / "chest_xray" / "reports.csv").write_text(
+        "image,text\ntrain/NORMAL/IM-0000-0001.jpeg,Clear lungs.\nIM-0001-0001.jpeg,\nIM-9999-0001.jpeg,Whose?\n"
+    )
+    found = datasets.get("chest_xray_pneumonia").listing(tmp_path)
+    assert [row.text for row in found.rows] == ["Clear lungs.", None, None]
+    assert [(item.check, item.count) for item in found.findings] == [("report_unplaced", 1)]
+
+
 def test_a_class_may_lack_masks_and_sheets(tmp_path: Path):
     image = tmp_path / "COVID" / "images" / "COVID-1.PNG"
     image.parent.mkdir(parents=True)

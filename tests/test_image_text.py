@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pyarrow
 import pytest
 import tiny
 import torch
+from PIL import Image
 from safetensors.numpy import load_file
 from sklearn.metrics import roc_auc_score
+from starlette.responses import Response
 
 from medflow import hub, models
 from medflow.config.sections import (
@@ -25,6 +30,8 @@ from medflow.config.sections import (
     TextEncoder,
     TrainConfig,
 )
+from medflow.decisions import probabilities
+from medflow.door import ASKED, PREDICT, Door
 from medflow.errors import ArtifactError, DataError, ModelError, WeightsUnavailable
 from medflow.export import export_onnx
 from medflow.graph import Graph, check_golden
@@ -34,8 +41,9 @@ from medflow.quantize import quantize
 from medflow.records import Bundle, Manifest
 from medflow.report_table import read_reports, reports_of
 from medflow.scoring import open_scorer
+from medflow.serve import Identity, Model
 from medflow.substitute import with_reachable_encoders
-from medflow.text import learn_tokenizer
+from medflow.text import MAX_CHARACTERS, learn_tokenizer
 from medflow.text_encoder import prepare
 from medflow.tracking import LocalFiles, Silent
 from medflow.train import train
@@ -260,8 +268,6 @@ def test_another_tokenizer_is_refused(trained, tmp_path):
 
 
 def test_predict_reads_a_table(trained, tmp_path):
-    from PIL import Image
-
     bundle, _ = trained
     paths = [tmp_path / f"{number}.png" for number in range(2)]
     for path, image in zip(paths, tiny.draw(2, seed=4)[0], strict=True):
@@ -287,6 +293,97 @@ def test_a_wrong_table_is_refused(table, message, tmp_path):
     path.write_text(table)
     with pytest.raises(DataError, match=message):
         reports_of([Path("scans/a.png")], read_reports(path))
+
+
+# -- serving -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """The service's model over a graph that reads reports, without BentoML around it."""
+    root = tmp_path_factory.mktemp("service")
+    _, val, pixels, _ = data(root / "again")
+    bundle = export_onnx(run(root, model("gated")), val, pixels, ExportConfig(), work=root)
+    bundle.copy_to(root / "bundle")
+    identity = Identity(name="tiny", version="1", content_digest="0" * 64, bundle_digest=bundle.digest())
+    (root / "identity.json").write_text(identity.model_dump_json())
+    made = Model(root)
+    made.open()
+    assert made.refusal is None
+    return made
+
+
+def ask(service: Model, **fields: str | bytes) -> tuple[int, dict]:
+    """One multipart request through the door; bytes are sent as a file."""
+    request = httpx.Request(
+        "POST", "http://door/predict",
+        files={name: (name, value) if isinstance(value, bytes) else (None, value) for name, value in fields.items()},
+    )  # fmt: skip
+    body, sent = request.read(), []
+
+    async def receive() -> dict:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: dict) -> None:
+        sent.append(message)
+
+    async def app(scope, receive, send) -> None:
+        [answer] = service.answers(scope[ASKED])
+        await Response(answer.model_dump_json(), media_type="application/json")(scope, receive, send)
+
+    headers = [(name.lower(), value) for name, value in request.headers.raw]
+    asyncio.run(
+        Door(app, service)({"type": "http", "method": "POST", "path": PREDICT, "headers": headers}, receive, send)
+    )
+    return sent[0]["status"], json.loads(b"".join(part["body"] for part in sent[1:]))
+
+
+@pytest.fixture(scope="module")
+def picture() -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(tiny.draw(1, seed=4)[0][0, ..., 0]).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_a_served_report_is_read_as_in_training(service, picture):
+    status, with_report = ask(service, image=picture, text=WORDS[2])
+    assert (status, with_report["report_read"]) == (200, True)
+    status, without = ask(service, image=picture)
+    assert (status, without["report_read"]) == (200, False)
+    assert with_report["probabilities"] != without["probabilities"]
+    assert ask(service, image=picture, text=" \r\n ")[1] == without
+    assert ask(service, image=picture, text="\u00e4 \u7d50\u679c \x00 [SEP]")[0] == 200
+    pixels = tiny.draw(1, seed=4)[0]
+    card = service.card
+    scorer = open_scorer(service.bundle)
+    expected = probabilities(scorer(pixels, [WORDS[2]]), card.heads, card.temperatures)["diagnosis"][0]
+    assert np.allclose(list(with_report["probabilities"].values()), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "message"),
+    [
+        ("x" * MAX_CHARACTERS, 200, ""),
+        ("x" * (MAX_CHARACTERS + 1), 413, "20,001 characters"),
+        ("x" * 200_000, 413, "200,000 characters"),
+        (b"a file", 400, "more than one file"),
+    ],
+)
+def test_reports_are_bounded(service, picture, text, status, message):
+    found, body = ask(service, image=picture, text=text)
+    assert found == status
+    assert message in body.get("error", "")
+
+
+def test_a_model_without_reports_refuses_one(service, picture):
+    class Blind(Model):
+        reads_reports = False
+
+    blind = Blind(service.bundle.root.parent)
+    blind.open()
+    status, body = ask(blind, image=picture, text="a report")
+    assert status == 422
+    assert "reads none" in body["error"]
 
 
 # -- a pretrained encoder ------------------------------------------------------------------------

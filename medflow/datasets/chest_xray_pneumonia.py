@@ -7,6 +7,9 @@ Layout, as the archive extracts::
     chest_xray/chest_xray/...    the same files a second time: skipped, and told
     chest_xray/__MACOSX/...      litter: skipped, and told
 
+    chest_xray/reports.csv       not in the archive: your own reports, columns image (train/NORMAL/... or a file's
+                                 name) and text; an image without a row has none
+
 Sizes differ from image to image; most are gray, some RGB.
 
 The patient is in the file name. ``person<n>_<kind>_<k>`` is image k of one child, and persons are numbered
@@ -20,7 +23,7 @@ name is the image's number.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path, PurePosixPath
@@ -34,10 +37,12 @@ from medflow.datasets._patients import Shot, Stream, consolidation, exposed, on_
 from medflow.datasets._spec import DatasetSpec, Listing, Planted, Row
 from medflow.datasets._synthesis import Pathology, save
 from medflow.records import DatasetCard, Generated, HeadSpec
+from medflow.report_table import read_reports
 
 FOLDER = "chest_xray"
 SPLITS = ("train", "val", "test")
 CLASSES = ("NORMAL", "PNEUMONIA")
+REPORTS = "reports.csv"
 EXPECTED = f"{FOLDER}/{{train,val,test}}/{{NORMAL,PNEUMONIA}}/*.jpeg, or the folder {FOLDER} itself"
 PATIENT = re.compile(r"(person\d+_(?:bacteria|virus)|(?:NORMAL2-)?IM-\d+)(?=[-_])")
 
@@ -76,15 +81,18 @@ def listing(root: Path) -> Listing:
     base = locate(root, FOLDER, marks, EXPECTED)
     below = PurePosixPath(base.relative_to(root).as_posix())
     drawers = _sort(files_below(base))
+    reports = read_reports(base / REPORTS) if (base / REPORTS).is_file() else {}
+    places = {name for path in drawers.images for name in (path.as_posix(), path.name)}
     unknown = [path for path in drawers.images if path.parts[1] not in CLASSES]
     nameless = [path for path in drawers.images if patient_of(path.name) is None]
     findings = (
         *told("unknown_label", "images in a folder that is no class of this dataset", unknown),
         *told("patient_unknown", "file names that do not tell the patient: each is a group of its own", nameless),
         *told("nested_copy", f"second copies in a nested {FOLDER} folder, skipped", drawers.nested),
+        *told("report_unplaced", f"rows of {REPORTS} that name no image", sorted(reports.keys() - places), "warning"),
         *told("stray_file", "files that are no part of the dataset", drawers.stray),
     )
-    rows = tuple(_row(path, below) for path in drawers.images)
+    rows = tuple(_row(path, below, reports) for path in drawers.images)
     return Listing(rows=tuple(sorted(rows, key=lambda row: row.image_id)), findings=findings)
 
 
@@ -103,18 +111,19 @@ def _sort(files: Iterable[PurePosixPath]) -> _Drawers:
             images.append(path)
         elif path.parts[0] == FOLDER and path.relative_to(FOLDER) in outer and is_image(path):
             nested.append(path)
-        else:
+        elif path != PurePosixPath(REPORTS):
             stray.append(path)
     return _Drawers(tuple(images), tuple(nested), tuple(stray))
 
 
-def _row(path: PurePosixPath, below: PurePosixPath) -> Row:
+def _row(path: PurePosixPath, below: PurePosixPath, reports: Mapping[str, str]) -> Row:
     split, label, name = path.parts
     return Row(
         image_id=path.as_posix(),
         path=(below / path).as_posix(),
         labels={f"{DIAGNOSIS.name}.{one}": int(one == label) for one in CLASSES},
         group=patient_of(name) or path.as_posix(),
+        text=reports.get(path.as_posix(), reports.get(name)) or None,
         official_split=split,
     )
 
