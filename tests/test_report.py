@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import handmade
@@ -322,6 +323,14 @@ def test_run_page_with_everything_and_with_nothing(evaluated, bundle, data, choi
     assert titles[:2] == ["Promotion", "On test rows"] and len(titles) == len(set(titles)) == 14
     assert "pixels aaaaaaaaaaaa, other cccccccccccc" in document
     assert "<h2>" not in stands_alone(report.run_page(report.RunReport(title="nothing yet")))
+
+
+def test_what_the_split_found_is_in_the_report_of_a_run(data):
+    rows, _ = data
+    told = Finding(check="group_unknown", severity="warning", message="images whose lesion is unknown", count=9)
+    parts = {"train": replace(rows, findings=(told,))}
+    document = stands_alone(report.run_page(report.RunReport(title="tiny", parts=parts)))
+    assert "What the split found" in document and "images whose lesion is unknown" in document
 
 
 def test_whatever_is_named_by_others_is_escaped():

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from medflow.checkpoint import Checkpoints
 from medflow.config.sections import Augment, MonaiUNet, Stage, TimmModel, TrainConfig
 from medflow.errors import ConfigError, TrainingError
 from medflow.fit import Data, fit
-from medflow.records import Bundle
+from medflow.records import Bundle, Finding
 from medflow.schedule import lr_at
 from medflow.scoring import open_scorer
 from medflow.tracking import LocalFiles, Silent
@@ -91,6 +92,17 @@ def test_the_bundle_is_complete_and_says_what_the_network_says(tmp_path):
     assert len(golden["image"]) == 8
     assert np.array_equal(open_scorer(again)(golden["image"])["diagnosis"], golden["diagnosis"])
     assert not LocalFiles(tmp_path / "checkpoints").names()
+
+
+def test_a_warning_of_the_split_is_a_note_of_the_card(tmp_path):
+    rows, val, pixels, normalization = tiny.make(tmp_path / "pixels", rows=24)
+    told = Finding(check="group_unknown", severity="warning", message="images whose lesion is unknown", count=9)
+    heard = Finding(check="split_official", severity="info", message="moved", count=2)
+    rows = replace(rows, findings=(told, heard))
+    files = LocalFiles(tmp_path / "checkpoints")
+    options = {"work": tmp_path / "work", "tracker": Silent(), "checkpoints": files}
+    bundle = train(rows, val, pixels, normalization, (tiny.LABELS,), MODEL, QUICK, **options)
+    assert bundle.card.notes == ("9 images whose lesion is unknown",)
 
 
 def test_a_mask_and_labels_are_learnt_together(tmp_path):
