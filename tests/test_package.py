@@ -193,3 +193,28 @@ def test_workers_end_when_their_parent_was_killed(packed: Package, tmp_path: Pat
         server.process.kill()
         server.process.wait()
     assert not [worker for worker in workers if worker.is_running()]
+
+
+SERVE = """
+import sys, time
+from pathlib import Path
+from medflow.server import start_server
+print(start_server(Path(sys.argv[1]), log=Path(sys.argv[2])).process.pid, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has gone")
+def test_a_service_ends_when_what_started_it_was_killed(packed: Package, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SERVE, str(import_package(packed, tmp_path)), str(tmp_path / "serve.log")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as starter:
+        assert starter.stdout
+        service = psutil.Process(int(starter.stdout.readline()))
+        family = [service, *service.children(recursive=True)]
+        assert len(family) > 1
+        starter.kill()
+        starter.wait()
+    _, alive = psutil.wait_procs(family, timeout=30)
+    for process in alive:
+        process.kill()
+    assert not alive
