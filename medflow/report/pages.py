@@ -69,7 +69,7 @@ def run_page(run: RunReport) -> str:
         html.section("Which model", *_present(parts.choice, run.selection)),
         html.section("Which variant", *_present(parts.choice, run.choice)),
         html.section("Variants and parity", parts.parity(run.cards)),
-        html.section("Training", *(_training(card) for card in run.cards if card.training)),
+        html.section("Training", *(_training(card) for card in _trainings(run.cards))),
         html.section("On validation rows", *(_validation(item) for item in run.validation)),
         html.section("Data", *([parts.parts_of_split(run.parts)] if run.parts else [])),
         html.section("Checks", *_present(parts.findings, run.findings)),
@@ -195,6 +195,15 @@ def record_pages(record: Record) -> dict[str, str | bytes]:
 
 def _present(draw, record) -> list[Html]:
     return [] if record is None else [draw(record)]
+
+
+def _trainings(cards: Sequence[ModelCard]) -> list[ModelCard]:
+    """The first card of each training: an exported or quantized variant carries the log of what it came from."""
+    seen: list[ModelCard] = []
+    for card in cards:
+        if card.training and all(card.training != other.training for other in seen):
+            seen.append(card)
+    return seen
 
 
 def _training(card: ModelCard) -> Html:
