@@ -19,7 +19,7 @@ import typer
 from medflow import __version__
 from medflow.commands import data, machine, models, running
 from medflow.commands.verb import Verb
-from medflow.errors import MedflowError
+from medflow.errors import MedflowError, of_disk
 
 UNFORESEEN = 70  # EX_SOFTWARE of sysexits.h
 INTERRUPTED = 130
@@ -115,6 +115,10 @@ def guarded(work: Callable[[], int], *, verb: str, debug: bool) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return READER_LEFT
     except Exception as error:
+        refused = of_disk(error)
+        if refused is not None:
+            _tell(error, refused.message, refused.hint, debug)
+            return refused.exit_code
         _tell(error, f"{type(error).__name__}: {error}", "this was not foreseen; `--debug` shows the traceback", debug)
         return UNFORESEEN
 

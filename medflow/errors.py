@@ -22,6 +22,8 @@
 
 from __future__ import annotations
 
+import errno
+
 
 class MedflowError(Exception):
     """What is wrong, what was expected, what was found; ``hint`` says what to do next.
@@ -103,3 +105,30 @@ class ServingError(MedflowError):
 
 class PlatformError(MedflowError):
     exit_code = 9
+
+
+# -- the machine under us ------------------------------------------------------------------------
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+NOT_WRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR})
+#: SQLite and Rust libraries tell of a disk in words alone.
+NO_ROOM_WORDS = ("No space left on device", "database or disk is full", "File too large")
+NOT_WRITABLE_WORDS = ("readonly database", "unable to open database file")
+
+
+def of_disk(error: BaseException) -> PlatformError | None:
+    """What ``error``, or one that it came from, says of a disk that is full or may not be used; None otherwise."""
+    seen: BaseException | None = error
+    while seen is not None:
+        number = seen.errno if isinstance(seen, OSError) else None
+        where = f": {seen.filename}" if isinstance(seen, OSError) and seen.filename else ""
+        if number in NO_ROOM or any(words in str(seen) for words in NO_ROOM_WORDS):
+            return PlatformError(f"the disk is full{where}", hint=_ROOM)
+        if number in NOT_WRITABLE or any(words in str(seen) for words in NOT_WRITABLE_WORDS):
+            return PlatformError(f"a file or folder cannot be used: {seen}", hint=_WRITABLE)
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+_ROOM = "free some space, or set MEDFLOW_HOME to a folder on another disk; then run again, what is finished is kept"
+_WRITABLE = "check who owns it, or set MEDFLOW_HOME to a folder that you may write to"

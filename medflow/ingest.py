@@ -198,9 +198,9 @@ def _sweep(folder: Path) -> None:
 
 def _refuse_full_disk(images: int, plan: Plan, folder: Path) -> None:
     row = sum(spec.height * spec.width * (spec.channels + plan.masks) for spec in plan.specs)
-    free = shutil.disk_usage(folder).free
-    if images * row > free:
+    needed, free = images * row, shutil.disk_usage(folder).free
+    if needed > free:
         raise PlatformError(
-            f"{images} images need {images * row / 1e9:.1f} GB of pixels, and {folder} has {free / 1e9:.1f} GB left",
+            f"{images:,} images need {needed / 1e6:,.1f} MB of pixels, and {folder} has {free / 1e6:,.1f} MB left",
             hint="free space, name another folder in MEDFLOW_HOME, or store fewer sizes",
         )

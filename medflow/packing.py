@@ -19,9 +19,10 @@ import PIL
 from PIL import Image
 
 from medflow import preprocess
+from medflow.atomic import write_bytes
 from medflow.errors import ArtifactError, ImageError
 from medflow.facts import measure
-from medflow.pixels import ShardWriter, check_shape, part_of
+from medflow.pixels import ShardWriter, check_shape
 from medflow.records import PixelSpec, Record, Shard, digest_of
 
 #: The libraries whose versions a chunk's bytes depend on.
@@ -104,9 +105,7 @@ def pack(chunk: Chunk, plan: Plan, data: Path, folder: Path) -> None:
             masks=tuple(sink.masks.finish() for sink in sinks if sink.masks),
             facts=facts,
         )
-    path = _rows_file(folder, chunk)
-    part_of(path).write_text(packed.model_dump_json())
-    part_of(path).replace(path)
+    write_bytes(_rows_file(folder, chunk), packed.model_dump_json().encode())
 
 
 def finished(chunk: Chunk, plan: Plan, folder: Path) -> Packed | None:

@@ -167,8 +167,10 @@ class ShardWriter:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._stream.close()
-        self._part.unlink(missing_ok=True)
+        try:
+            self._stream.close()  # on a full disk what is left to write fails once more
+        finally:
+            self._part.unlink(missing_ok=True)
 
     def append(self, row: np.ndarray) -> None:
         """One row, uint8 of the shard's row shape. Raises DataError for another."""

@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
+from medflow.atomic import replacing, write_bytes
 from medflow.decisions import decide, probabilities, threshold_values
 from medflow.errors import DataError, ImageError
 from medflow.preprocess import Fitted, mask_png, read, to_fitted, unfit_mask
@@ -176,7 +177,7 @@ class _Run:
         image = read(path.read_bytes(), self.card.preprocess.pixels.channels)
         for folder, png in ((MASKS, mask_png(mask)), (OVERLAYS, overlay_png(image, mask))):
             (self.out / folder).mkdir(exist_ok=True)
-            (self.out / folder / name).write_bytes(png)
+            write_bytes(self.out / folder / name, png)
         return {"mask_fraction": float(mask.mean()), "mask": f"{MASKS}/{name}", "overlay": f"{OVERLAYS}/{name}"}
 
 
@@ -199,15 +200,13 @@ def _decision(head: HeadSpec, decided: np.ndarray) -> str:
 
 def _write(path: Path, card: ModelCard, rows: Sequence[Prediction]) -> None:
     columns = [name for head in card.heads for name in head.columns()]
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w", newline="", encoding="utf-8") as stream:
+    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as stream:
         table = csv.writer(stream)
         table.writerow(["path", "sha256", *columns, "decision", "mask_fraction", "mask", "overlay", "error"])
         for row in rows:
             values = [f"{row.probabilities[name]:.6f}" if name in row.probabilities else "" for name in columns]
             fraction = "" if row.mask_fraction is None else f"{row.mask_fraction:.6f}"
             table.writerow([row.path, row.sha256, *values, row.decision, fraction, row.mask, row.overlay, row.error])
-    part.replace(path)
 
 
 def _told(batches: list[list[Path]]) -> Iterator[list[Path]]:

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+from medflow.atomic import write_bytes
+
 
 class Tracker(Protocol):
     """Live record of one training or evaluation; called once an epoch, never once a batch."""
@@ -60,9 +62,7 @@ class LocalFiles:
 
     def write(self, name: str, data: bytes) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        part = self.folder / f".{name}.part"
-        part.write_bytes(data)
-        part.replace(self.folder / name)
+        write_bytes(self.folder / name, data)
 
     def remove(self, name: str) -> None:
         (self.folder / name).unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import posixpath
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 from zenml import get_step_context
 from zenml.artifact_stores import BaseArtifactStore
 
+from medflow.atomic import replacing
 from medflow.home import home
 from medflow.platform import stack
 
@@ -77,6 +77,5 @@ class StoredFiles:
         if not self.store.config.is_local:
             yield path
             return
-        part = f"{path}.part"
-        yield part
-        os.replace(part, path)
+        with replacing(Path(path)) as part:
+            yield str(part)

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from zenml.models import PipelineRunResponse
 
+from medflow.atomic import write_bytes
 from medflow.errors import ConfigError
 from medflow.platform import lineage, registry, stack
 from medflow.records import Bundle, Evaluation
@@ -20,9 +21,7 @@ def write(reference_or_run: str, to: Path) -> Path:
     run = find_run(reference_or_run)
     path = to / f"{run.name}.html" if to.is_dir() or not to.suffix else to
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(run_page(report_of(run)))
-    part.replace(path)
+    write_bytes(path, run_page(report_of(run)).encode())
     return path
 
 

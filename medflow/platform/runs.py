@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from medflow import datasets
 from medflow.config.heads import check_heads
 from medflow.config.sections import RunConfig
-from medflow.errors import ConfigError, MedflowError, PlatformError
+from medflow.errors import ConfigError, PlatformError
 from medflow.home import home
 from medflow.platform import stack
 from medflow.platform.outcomes import RunOutcome, RunSummary, StepOutcome
@@ -59,7 +59,7 @@ def _start(pipeline: Any, config: RunConfig) -> tuple[PipelineRunResponse, list[
     configured = pipeline.with_options(execution_mode=ExecutionMode.FAIL_FAST)
     try:
         response = configured()
-    except MedflowError:
+    except Exception:
         _fail_tracking(config.dataset)
         raise
     run = stack.client().get_pipeline_run(response.id)
@@ -73,8 +73,11 @@ def _start(pipeline: Any, config: RunConfig) -> tuple[PipelineRunResponse, list[
 
 def _fail_tracking(dataset: str) -> None:
     """Close the MLflow run of a failed pipeline run; nothing else would."""
-    page = stack.client().list_pipeline_runs(pipeline=dataset, sort_by="desc:created", size=1, hydrate=True)
-    _close_tracking(page.items[0], "FAILED")
+    try:
+        page = stack.client().list_pipeline_runs(pipeline=dataset, sort_by="desc:created", size=1, hydrate=True)
+        _close_tracking(page.items[0], "FAILED")
+    except Exception as error:  # the error that ended the run is the one to tell, whatever follows from it
+        say_line(f"warning: the MLflow run of {dataset} stays open ({type(error).__name__})")
 
 
 def _close_tracking(run: PipelineRunResponse, status: str) -> None:
