@@ -213,7 +213,7 @@ def lineage(ancestors: Sequence[Ancestor]) -> Html:
             item.content[:12],
             item.cached,
             ", ".join(f"{names.get(content, 'other')} {content[:12]}" for content in item.came_from),
-            item.made_in,
+            item.made_in[:8],
         )
         for item in ancestors
     ]
