@@ -16,6 +16,7 @@ from medflow.config.sections import ImageTextModel, ModelConfig, TrainConfig
 from medflow.fit import Data, fit
 from medflow.pretrained import load_pretrained
 from medflow.records import Bundle, HeadSpec, Manifest, ModelCard, Normalization, Pixels, content, digest_of
+from medflow.report_share import with_report_share
 from medflow.text_encoder import fill, prepare
 from medflow.tracking import Files, Tracker
 
@@ -72,6 +73,8 @@ def train(
     if reader is not None:
         reader.tokenizer.write(work / Bundle.TOKENIZER)
     bundle = finish(work / model.key, card, save_weights(network, work), val, pixels)
+    if reader is not None:
+        bundle = with_report_share(bundle, val, pixels)
     store.clear()
     return bundle
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -179,6 +180,10 @@ def test_what_reports_say_is_learnt(tmp_path):
     assert bundle.card.training.best_score > 0.95
     assert auroc(bundle, [WORDS[row % 3] for row in range(24)]) > 0.95
     assert auroc(bundle, [None] * 24) < 0.8
+    note = next(note for note in bundle.card.notes if "without any" in note)
+    read, unread = (float(word) for word in re.findall(r"\d\.\d+", note))
+    assert read > 0.95 > 0.8 > unread
+    assert Bundle.open(bundle.root).card == bundle.card
 
 
 def auroc(bundle: Bundle, reports: list[str | None]) -> float:

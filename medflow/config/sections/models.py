@@ -154,7 +154,8 @@ class ImageTextModel(LabelLayers):
     """Any network of timm beside a transformers encoder that reads the image's report; label heads only.
 
     `{kind: image_text, name: resnet50}` reads with BioBERT; `text: {encoder: small}` with a small encoder of its own.
-    A missing report is no error: a learned vector stands for it.
+    A missing report is no error: a learned vector stands for it. A flip turns the image and not the words: leave
+    `train.augment.flip` at 0 where reports say left and right.
     """
 
     kind: Literal["image_text"] = "image_text"
