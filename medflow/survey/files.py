@@ -43,7 +43,8 @@ def files_of(root: Path) -> Files:
         raise DataError(f"{root} holds no image: {_held(every)}", hint=f"expected {', '.join(sorted(IMAGE_SUFFIXES))}")
     in_folders = [path for path in images if mask_folder(path) is not None]
     masks = in_folders or _beside(images)
-    pictures = tuple(path for path in images if path not in set(masks))
+    apart = set(masks)
+    pictures = tuple(path for path in images if path not in apart)
     if not pictures:
         raise DataError(
             f"every image of {root} lies in a folder of masks, such as {masks[0].parent}",
@@ -92,9 +93,8 @@ def _matches(files: Files, images: str, folder: str, suffix: str) -> int:
 def _beside(images: Sequence[PurePosixPath]) -> list[PurePosixPath]:
     """Files that are called like another one of their folder, and ``_mask`` or the like behind it."""
     known = {(path.parent, path.stem) for path in images}
-    return [
-        path for path in images if (path.parent, MASK_SUFFIX.sub("", path.stem)) in known - {(path.parent, path.stem)}
-    ]
+    bare = ((path, MASK_SUFFIX.sub("", path.stem)) for path in images)
+    return [path for path, stem in bare if stem != path.stem and (path.parent, stem) in known]
 
 
 def _suffix(masks: Sequence[PurePosixPath]) -> str:
