@@ -54,6 +54,22 @@ def test_parameters_are_backbone_and_head(model, heads):
     assert not {id(p) for p in backbone} & {id(p) for p in head}
 
 
+def test_only_what_may_be_pretrained_is_backbone():
+    """Pyramid, attention, decoder and heads are new, so that a recipe can train the encoder more slowly."""
+    dual = models.build(TINY["dual_path"], (LABELS,), preprocess())
+    smp = models.build(TINY["smp"], (LABELS, REGION), preprocess())
+    new = {id(parameter) for network in (dual, smp) for parameter in network.parameters_of("head")}
+    for module in (
+        dual.neck.pyramid,
+        dual.neck.global_attention,
+        dual.neck.local_attention,
+        smp.heads["region"].decoder,
+    ):
+        assert {id(parameter) for parameter in module.parameters()} <= new
+    for network in (dual, smp):
+        assert {id(p) for p in network.parameters_of("backbone")} == {id(p) for p in network.backbone.parameters()}
+
+
 @EVERY
 def test_a_step_lowers_the_loss(model, heads):
     torch.manual_seed(0)
