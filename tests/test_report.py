@@ -105,6 +105,20 @@ def test_roc_and_precision_recall():
     assert curve.csv.splitlines()[:2] == ["label,recall,precision,threshold", "dark,1,0.5,0.2"]
 
 
+def test_many_curves_can_be_told_apart():
+    assert len({(figure.colour(place), figure.dashes(place)) for place in range(24)}) == 24
+    _, (few,) = figure.curve_canvas(7)
+    _, (many,) = figure.curve_canvas(14)
+    for axes, lines in ((few, 7), (many, 14)):
+        for place in range(lines):
+            axes.plot([0, 1], [0, 1], color=figure.colour(place), linestyle=figure.dashes(place), label=str(place))
+        figure.legend(axes)
+        axes.figure.canvas.draw()
+    beside = many.get_legend().get_window_extent().x0 >= many.get_window_extent().x1
+    inside = few.get_legend().get_window_extent().x1 <= few.get_window_extent().x1
+    assert beside and inside
+
+
 def test_an_undefined_curve_is_named_and_not_drawn():
     nothing = scored.predictions(np.full((3, 2), 0.5), np.tile([1, 0], (3, 1)), HEAD)
     assert report.roc(nothing, HEAD).csv == "label,false_positive_rate,true_positive_rate,threshold\n"

@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 
 from medflow.metrics import ECE_BINS, known_rows
 from medflow.records import Comparison, HeadSpec, Manifest, Predictions, TrainingLog
-from medflow.report.figure import Figure, canvas, colour, finish, legend, plot_axes
+from medflow.report.figure import Figure, canvas, colour, curve_canvas, dashes, finish, legend, plot_axes
 
 Row = tuple[object, ...]
 
@@ -43,16 +43,17 @@ def training_curves(log: TrainingLog) -> Figure:
 
 def roc(predictions: Predictions, head: HeadSpec) -> Figure:
     """Receiver operating characteristic of each class (one against the rest) or label; those undefined are named."""
-    figure, (axes,) = canvas(width=5.2, height=4.4)
+    figure, (axes,) = curve_canvas(len(head.labels))
     plot_axes(axes, title=f"ROC: {head.name}", x="1 - specificity", y="sensitivity")
     axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8, linestyle=":")
     rows: list[Row] = []
     for place, (label, scores, true) in enumerate(_questions(predictions, head)):
         if true.all() or not true.any():
-            axes.plot([], [], color=colour(place), label=f"{label}: undefined")
+            axes.plot([], [], color=colour(place), linestyle=dashes(place), label=f"{label}: undefined")
             continue
         alarms, hits, cuts = roc_curve(true, scores)
-        axes.plot(alarms, hits, color=colour(place), label=f"{label}: AUROC {roc_auc_score(true, scores):.3f}")
+        area = roc_auc_score(true, scores)
+        axes.plot(alarms, hits, color=colour(place), linestyle=dashes(place), label=f"{label}: AUROC {area:.3f}")
         rows += zip([label] * len(cuts), alarms, hits, cuts, strict=True)
     legend(axes)
     header = ["label", "false_positive_rate", "true_positive_rate", "threshold"]
@@ -61,18 +62,18 @@ def roc(predictions: Predictions, head: HeadSpec) -> Figure:
 
 def precision_recall(predictions: Predictions, head: HeadSpec) -> Figure:
     """Precision against recall of each class or label; a label's share of positives is what chance would reach."""
-    figure, (axes,) = canvas(width=5.2, height=4.4)
+    figure, (axes,) = curve_canvas(len(head.labels))
     plot_axes(axes, title=f"Precision and recall: {head.name}", x="recall", y="precision")
     axes.set_ylim(0, 1.02)
     rows: list[Row] = []
     for place, (label, scores, true) in enumerate(_questions(predictions, head)):
         if not true.any():
-            axes.plot([], [], color=colour(place), label=f"{label}: undefined")
+            axes.plot([], [], color=colour(place), linestyle=dashes(place), label=f"{label}: undefined")
             continue
         precision, recall, cuts = precision_recall_curve(true, scores, drop_intermediate=True)
         average = average_precision_score(true, scores)
         axes.step(
-            recall, precision, where="post", color=colour(place),
+            recall, precision, where="post", color=colour(place), linestyle=dashes(place),
             label=f"{label}: AP {average:.3f} (positive {true.mean():.1%})",
         )  # fmt: skip
         rows += zip([label] * len(cuts), recall[:-1], precision[:-1], cuts, strict=True)
