@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import torch
 from pydantic import Field
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -46,6 +47,12 @@ class Position(Record):
     best_score: float = float("-inf")
     waited: int = 0
     """Epochs of this stage since the best score."""
+    reductions: int = 0
+    """How often a plateau has lowered this stage's learning rate."""
+    stalled: int = 0
+    """Epochs without a better score since then."""
+    halvings: int = 0
+    """How often memory has halved the batch."""
     scaler: Mapping[str, int | float] = Field(default_factory=dict)
     """State of the fp16 loss scaler, empty in other precisions."""
 
@@ -58,6 +65,8 @@ class Checkpoint:
     """Weights of the best epoch so far; empty before the first."""
     optimizer: Mapping[str, Tensor]
     """``<parameter's index>.<name>``."""
+    average: Mapping[str, Tensor] = field(default_factory=dict)
+    """The moving average of the weights; empty where there is none."""
 
 
 class Checkpoints:
@@ -66,6 +75,15 @@ class Checkpoints:
     def __init__(self, files: Files, training: str) -> None:
         self._files = files
         self._prefix = training[:16]
+
+    @property
+    def training(self) -> str:
+        """What distinguishes this training's names in the store."""
+        return self._prefix
+
+    @property
+    def files(self) -> Files:
+        return self._files
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Add a checkpoint, then drop those before the newest two."""
@@ -97,6 +115,7 @@ class Checkpoints:
 def encode(checkpoint: Checkpoint) -> bytes:
     """The bytes of a checkpoint; equal checkpoints give equal bytes."""
     parts = {"model": checkpoint.model, "best": checkpoint.best, "optimizer": checkpoint.optimizer}
+    parts["average"] = checkpoint.average
     tensors = {
         f"{part}/{name}": tensor.detach().cpu().contiguous()
         for part, named in parts.items()
@@ -107,11 +126,33 @@ def encode(checkpoint: Checkpoint) -> bytes:
 
 def decode(data: bytes) -> Checkpoint:
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}, "average": {}}
     for key, tensor in load_tensors(data).items():
         part, _, name = key.partition("/")
         parts[part][name] = tensor
     return Checkpoint(position=Position.model_validate_json(header["__metadata__"]["position"]), **parts)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """An optimiser's state as a checkpoint holds it."""
+    state = optimizer.state_dict()["state"]
+    return {f"{index}.{name}": value for index, entry in state.items() for name, value in entry.items()}
+
+
+def fill(optimizer: torch.optim.Optimizer, saved: Mapping[str, Tensor]) -> None:
+    """Load the state of a checkpoint, ``<parameter's index>.<name>``; none leaves the optimiser new."""
+    if not saved:
+        return
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in saved.items():
+        index, _, name = key.partition(".")
+        parameter = parameters[int(index)]
+        if tensor.shape == parameter.shape:
+            # In the parameter's strides: the fused kernel walks both in memory order, and files know no channels-last.
+            tensor = torch.empty_like(parameter, dtype=tensor.dtype, device="cpu").copy_(tensor)
+        state.setdefault(int(index), {})[name] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def _sha(data: bytes) -> str:

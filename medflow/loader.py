@@ -6,12 +6,13 @@ number of threads and wherever an interrupted epoch is taken up again.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ class Batch:
     """n images and what is known of them, by head name as ``medflow.heads`` takes it."""
 
     images: Tensor
-    """uint8 (n, height, width, channels), as stored."""
+    """uint8 (n, height, width, channels), as stored; float32 where mixed; or the features that a backbone gave."""
     targets: Mapping[str, Tensor]
     """float32 (n, labels) with NaN for unknown; a mask's is uint8 (n, height, width), 0 or 1."""
     known: Mapping[str, Tensor]
@@ -47,6 +48,10 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+    def unlabelled(self) -> Batch:
+        """The same images with nothing known of them."""
+        return replace(self, known={name: torch.zeros_like(value) for name, value in self.known.items()})
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device; from pinned memory without waiting."""
@@ -73,17 +78,28 @@ class Pass:
         """A permutation of the rows, int64 (rows,)."""
         return np.random.default_rng(self._seeds("order")).permutation(rows)
 
+    def draw(self, chances: np.ndarray) -> np.ndarray:
+        """As many rows as there are, with replacement, by their probabilities: float64 (rows,) → int64 (rows,)."""
+        return np.random.default_rng(self._seeds("order")).choice(len(chances), size=len(chances), p=chances)
+
     def row(self, row: int) -> tuple[int, ...]:
         """Seeds of what happens to one row."""
         return self._seeds("row", row)
 
-    def step(self, step: int) -> int:
+    def step(self, step: int, rank: int = 0) -> int:
         """Seed, 64 bits, of what is random inside the network at one optimiser step."""
-        return int(np.random.SeedSequence(self._seeds("step", step)).generate_state(1, np.uint64)[0])
+        return self._number("step", step, *((rank,) if rank else ()))
+
+    def mix(self, step: int, part: int, rank: int = 0) -> int:
+        """Seed, 64 bits, of how the images of one forward pass are mixed."""
+        return self._number("mix", step, part, rank)
+
+    def _number(self, use: str, *more: int) -> int:
+        return int(np.random.SeedSequence(self._seeds(use, *more)).generate_state(1, np.uint64)[0])
 
     def _seeds(self, use: str, *more: int) -> tuple[int, ...]:
         # The use comes first: numpy pads short seeds with zeros, so length alone would not tell two uses apart.
-        return (("order", "row", "step").index(use), self.seed % 2**63, self.stage, self.epoch, *more)
+        return (("order", "row", "step", "mix").index(use), self.seed % 2**63, self.stage, self.epoch, *more)
 
 
 class Examples:
@@ -98,6 +114,7 @@ class Examples:
         self._store = store
         self._tokens = tuple(tokenizer(manifest.reports()).named().values()) if tokenizer else ()
         self._pixel_rows = manifest.pixel_rows()
+        self._features: Tensor | None = None
         self._masks = tuple(head.name for head in heads if head.kind == "mask")
         has_mask = manifest.has_mask()
         self._known = {
@@ -107,26 +124,48 @@ class Examples:
     def __len__(self) -> int:
         return len(self.image_ids)
 
-    def terms(self, rows: np.ndarray) -> dict[str, int]:
-        """By head, how many known terms the rows have, at least 1: what a sum of losses is divided by."""
-        return {name: max(1, int(known[rows].sum())) for name, known in self._known.items()}
+    @property
+    def has_text(self) -> bool:
+        """Whether a batch holds reports beside images."""
+        return bool(self._tokens)
+
+    def with_features(self, features: Tensor) -> Examples:
+        """The same rows with what a backbone made of them, (rows, ...), as images: no pixel is read any more."""
+        other = copy.copy(self)
+        other._features, other._tokens = features, ()
+        return other
+
+    def terms(self, rows: np.ndarray, partners: np.ndarray | None = None) -> dict[str, int]:
+        """By head, how many known terms the rows have, at least 1: what a sum of losses is divided by.
+
+        Mixed with ``partners``, a term counts where it is known of both rows.
+        """
+        both = {
+            name: known[rows] & (known[rows if partners is None else partners]) for name, known in self._known.items()
+        }
+        return {name: max(1, int(known.sum())) for name, known in both.items()}
 
     def batch(self, rows: np.ndarray, augmenter: Augmenter | None = None, walk: Pass | None = None) -> Batch:
         """The given rows, augmented where an augmenter and the pass that seeds it are given."""
         stored = self._pixel_rows[rows]
-        images = np.array(self._store.images(stored))
         masks = np.array(self._store.masks(stored)) if self._masks else None
+        if self._features is not None:
+            return self._batch(rows, self._features[torch.from_numpy(rows)], masks)
+        images = np.array(self._store.images(stored))
         if augmenter is not None and walk is not None:
             for index, row in enumerate(rows):
                 mask = None if masks is None else masks[index]
                 images[index], changed = augmenter(images[index], mask, walk.row(int(row)))
                 if masks is not None:
                     masks[index] = changed
+        return self._batch(rows, torch.from_numpy(images), masks)
+
+    def _batch(self, rows: np.ndarray, images: Tensor, masks: np.ndarray | None) -> Batch:
         targets = {name: torch.from_numpy(values[rows]) for name, values in self.targets.items()}
         if masks is not None:
             targets |= {name: torch.from_numpy(masks) for name in self._masks}
         return Batch(
-            images=torch.from_numpy(images),
+            images=images,
             targets=targets,
             known={name: torch.from_numpy(self._known[name][rows]) for name in targets},
             image_ids=tuple(str(name) for name in self.image_ids[rows]),
@@ -187,10 +226,14 @@ def sample(examples: Examples, augment: Augment, seed: int, *, count: int = 8) -
     )
 
 
-def plain_batches(examples: Examples, size: int, *, workers: int = 0) -> Iterator[Batch]:
-    """Every row once, in the manifest's order, as stored: for validation."""
+def in_order(examples: Examples, size: int) -> list[np.ndarray]:
+    """Every row once, in the manifest's order, ``size`` at a time."""
     rows = np.arange(len(examples))
-    parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def plain_batches(examples: Examples, parts: Sequence[np.ndarray], *, workers: int = 0) -> Iterator[Batch]:
+    """The given rows, as stored: for validation."""
     yield from _ahead(examples, parts, None, None, workers)
 
 

@@ -5,7 +5,7 @@ The metrics are those of ``medflow.metrics``, so what training maximises is what
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -34,7 +34,8 @@ class Monitor:
     Raises ConfigError for a metric that none of the heads has.
     """
 
-    def __init__(self, metric: str, heads: Sequence[HeadSpec], targets: Mapping[str, np.ndarray]) -> None:
+    def __init__(self, metric: str, heads: Sequence[HeadSpec], targets: Mapping[str, np.ndarray], rows: int) -> None:
+        """``targets`` are those of the validation rows' label heads, ``rows`` how many they are."""
         label = next((head for head in heads if head.kind != "mask"), None)
         mask = next((head for head in heads if head.kind == "mask"), None)
         known = (*(PER_LABEL if label else ()), *(MASK if mask else ()), LOSS)
@@ -47,25 +48,37 @@ class Monitor:
         self.name = metric
         self._head = None if metric == LOSS else mask if metric in MASK else label
         self._targets = targets
+        self._rows = rows
         self.reset()
 
     def reset(self) -> None:
         """Begin another walk over the validation rows."""
-        self._logits: list[np.ndarray] = []
-        self._overlaps: list[np.ndarray] = []
+        width = 0 if self._head is None else len(MASK) if self._head.kind == "mask" else len(self._head.labels)
+        # 0 where nothing is known, so that what several processes have filled can be added up.
+        self._values = np.zeros((self._rows, width), np.float32)
+        self._counted = np.zeros(self._rows, np.float32)
 
     def add(
-        self, logits: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray], known: Mapping[str, np.ndarray]
+        self,
+        rows: np.ndarray,
+        logits: Mapping[str, np.ndarray],
+        targets: Mapping[str, np.ndarray],
+        known: Mapping[str, np.ndarray],
     ) -> None:
-        """One batch, in the manifest's order; shapes as in ``medflow.heads``."""
+        """Some validation rows, int64 (n,), and what the network says of them; shapes as in ``medflow.heads``."""
         if self._head is None:
             return
         name = self._head.name
         if self._head.kind == "mask":
             counted = known[name]
-            self._overlaps.append(overlap(logits[name][counted, 0] >= 0.0, targets[name][counted]))
+            self._values[rows[counted]] = overlap(logits[name][counted, 0] >= 0.0, targets[name][counted])
+            self._counted[rows[counted]] = 1.0
         else:
-            self._logits.append(logits[name])
+            self._values[rows] = logits[name]
+
+    def merge(self, merged: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Make one of what several processes have added, by ``Machine.merged``."""
+        self._values, self._counted = merged(self._values), merged(self._counted)
 
     def score(self, loss: float) -> float:
         """The monitored value over all batches since ``reset``; ``loss`` where it is undefined, negated."""
@@ -76,9 +89,9 @@ class Monitor:
         if self._head is None:
             return float("nan")
         if self._head.kind == "mask":
-            values = np.concatenate(self._overlaps)[:, MASK.index(self.name)]
+            values = self._values[self._counted > 0, MASK.index(self.name)]
             return float(values.mean()) if len(values) else float("nan")
-        measures = _measures(self._head, np.concatenate(self._logits), self._targets[self._head.name])
+        measures = _measures(self._head, self._values, self._targets[self._head.name])
         return orientation(self.name) * _aggregate(measures, self.name, len(self._targets[self._head.name]))
 
 

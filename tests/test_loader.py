@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from medflow.config.sections import Augment
 from medflow.errors import TrainingError
-from medflow.loader import Examples, Pass, batches, cut, plain_batches
+from medflow.loader import Examples, Pass, batches, cut, in_order, plain_batches
 from medflow.pixels import open_store
 
 HEADS = (tiny.LABELS, tiny.FINDINGS, tiny.REGION)
@@ -102,7 +102,7 @@ def test_a_row_is_augmented_otherwise_in_the_next_epoch(examples):
 
 
 def test_validation_sees_the_stored_pixels_in_order(examples):
-    parts = list(plain_batches(examples, 5, workers=2))
+    parts = list(plain_batches(examples, in_order(examples, 5), workers=2))
     assert [len(part) for part in parts] == [5, 5, 5, 1]
     whole = examples.batch(np.arange(16))
     assert torch.equal(torch.cat([part.images for part in parts]), whole.images)

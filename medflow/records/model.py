@@ -83,6 +83,11 @@ class TrainingLog(Record):
     val_images: int
     device: Annotated[str, BESIDE] = "cpu"
     precision: str = "32-true"
+    devices: int = 1
+    halvings: int = 0
+    """How often memory did not hold a batch, which was then halved; the steps are those of the whole batch."""
+    notes: tuple[str, ...] = ()
+    """Facts of this training that a reader of the card must not miss."""
 
 
 class Parity(Record):

@@ -35,7 +35,7 @@ from medflow.config.sections.models import (
 from medflow.config.sections.run import RunConfig
 from medflow.config.sections.text import TextEncoder
 from medflow.config.sections.tracking import TrackerName, WandbConfig
-from medflow.config.sections.training import Stage, TrainConfig
+from medflow.config.sections.training import Mixing, Stage, TrainConfig
 
 __all__ = [
     "FITS",
@@ -56,6 +56,7 @@ __all__ = [
     "LabelLayers",
     "Loss",
     "LossConfig",
+    "Mixing",
     "ModelCommon",
     "ModelConfig",
     "MonaiUNet",

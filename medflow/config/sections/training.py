@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from medflow.config.sections.augment import Augment
 from medflow.config.sections.base import Fraction, Positive, Section
@@ -13,23 +13,59 @@ from medflow.config.sections.losses import LossConfig
 
 class Stage(Section):
     epochs: int = Field(10, ge=1, le=10_000)
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    """`adamw` decays weights apart from the gradient, `adam` and `sgd` by adding to it."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Of `sgd`."""
+    nesterov: bool = False
+    """`sgd` looks ahead by its momentum."""
     lr: Positive = 3.0e-4
+    lr_backbone: Positive | None = None
+    """Of the backbone; None is `lr`."""
+    lr_norm: Positive | None = None
+    """Of normalization layers wherever they stand; None is that of the part they stand in."""
     weight_decay: float = Field(0.01, ge=0)
-    schedule: Literal["constant", "cosine"] = "cosine"
+    schedule: Literal["constant", "cosine", "plateau"] = "cosine"
+    """`plateau` lowers the rate when the monitored score gets no better."""
     warmup: Fraction = 0.05
     """Share of the stage's steps in which the learning rate rises linearly from 0."""
     lr_min: float = Field(0.0, ge=0)
-    """Where cosine ends."""
+    """Where cosine ends, and below which plateau does not go."""
+    plateau_factor: float = Field(0.1, gt=0, lt=1)
+    """What plateau multiplies the rate by."""
+    plateau_patience: int = Field(3, ge=0)
+    """Epochs without a better score that plateau bears; the next lowers the rate."""
     freeze: Literal["none", "backbone"] = "none"
+    unfreeze_blocks: int = Field(0, ge=0)
+    """With `freeze: backbone`, this many of its last blocks learn all the same."""
     patience: int = Field(10, ge=0)
     """Epochs without a better validation score before the stage ends; 0 never stops early."""
+
+    @model_validator(mode="after")
+    def _means_something(self) -> Stage:
+        if self.unfreeze_blocks and self.freeze == "none":
+            raise ValueError("unfreeze_blocks needs freeze: backbone; with none frozen there is nothing to unfreeze")
+        if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
+            raise ValueError("nesterov needs optimizer: sgd and a momentum above 0")
+        return self
+
+
+class Mixing(Section):
+    """Pairs of training images made one; the loss is that of both, by their shares."""
+
+    mixup: float = Field(0.0, ge=0)
+    """alpha of the Beta distribution that the share is drawn from (Zhang et al. 2018); 0 never does."""
+    cutmix: float = Field(0.0, ge=0)
+    """The same for a box of the other image (Yun et al. 2019); with both set, a batch gets either, by chance."""
+    probability: Fraction = 1.0
+    """Of a batch to be mixed."""
 
 
 class TrainConfig(Section):
     seed: int = 0
     stages: tuple[Stage, ...] = (Stage(),)
     batch_size: int | None = Field(None, ge=1, le=65536)
-    """Images a step; None takes configs/models.yaml."""
+    """Images a step, over all devices; None takes configs/models.yaml."""
     accumulate: int = Field(1, ge=1)
     """Batches whose gradients are added before each optimiser step."""
     clip: float = Field(1.0, ge=0)
@@ -40,15 +76,27 @@ class TrainConfig(Section):
     class_weights: bool = True
     """Weigh classes by inverse frequency of the training rows (labels: positives against negatives)."""
     label_smoothing: Fraction = 0.0
+    """Of cross entropy over exclusive classes."""
     losses: dict[str, LossConfig] = Field(default_factory=dict)
     """By head name or kind of head: `{kind: focal, gamma: 2}`, or a list whose terms are added by `weight`.
     Not named: cross entropy for labels, dice + cross entropy for a mask."""
     loss_weights: dict[str, float] = Field(default_factory=dict)
     """Weight of each head's loss, by head name; 1 where not named."""
+    sampler: Literal["shuffle", "balanced"] = "shuffle"
+    """`balanced` draws as many rows, with replacement, rare classes as often as common ones."""
+    mixing: Mixing = Mixing()
+    ema_decay: float = Field(0.0, ge=0, lt=1)
+    """Validate and keep a moving average of the weights that decays by this each step; 0 keeps the weights."""
+    gradient_checkpointing: bool = False
+    """Compute the backbone's activations twice instead of keeping them: less memory, about a third more time."""
     monitor: str = "auto"
     """`auto` (macro AUROC of the label head, else Dice), or a metric name; larger is better."""
     augment: Augment = Augment()
     workers: int = Field(0, ge=0, le=64)
     """Threads that prepare batches ahead."""
+    feature_cache_mb: int = Field(1024, ge=0)
+    """Memory for the features of a frozen backbone, computed once where nothing is augmented; 0 computes them anew."""
+    devices: int = Field(1, ge=1, le=64)
+    """GPUs, or processes on a CPU, that share each batch; `medflow run --devices` sets it."""
     checkpoint_seconds: float = Field(60.0, ge=0)
     """At least this long between two checkpoints; 0 writes one after every step."""

@@ -1,0 +1,150 @@
+"""The machine under a training: device, precision, one process or several, and torch's settings while it lasts."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medflow.config.sections import TrainConfig
+from medflow.errors import ConfigError, TrainingError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+#: A rank that waits longer for the others gives up; the slowest wait is for a checkpoint on its way to a store.
+PATIENCE: Final = timedelta(minutes=10)
+
+
+class Machine:
+    """Fabric on the devices of one training, and this process's place among them: ``rank`` of ``ranks``."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        """Raises ConfigError for devices that are not there."""
+        accelerator = _accelerator(config)
+        self.precision: Precision = _precision(config, accelerator)
+        self.ranks = config.devices
+        self.fabric = _fabric(accelerator, self.precision, config.devices)
+        self.rank = self.fabric.global_rank
+
+    @property
+    def device(self) -> torch.device:
+        return self.fabric.device
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that writes and tells."""
+        return self.rank == 0
+
+    def added(self, tensor: Tensor) -> Tensor:
+        """The sum over all ranks, the same in each."""
+        if self.ranks == 1:
+            return tensor
+        return torch.as_tensor(self.fabric.all_reduce(tensor.to(self.device), reduce_op="sum"))
+
+    def merged(self, array: np.ndarray) -> np.ndarray:
+        """One array from all ranks, each of which has filled its own places and left 0 in the others."""
+        return array if self.ranks == 1 else self.added(torch.from_numpy(array)).cpu().numpy()
+
+    def share_buffers(self, network: nn.Module) -> None:
+        """Give every rank the first one's buffers: batch norm's statistics differ where it is not synchronized."""
+        if self.ranks > 1:
+            for buffer in network.buffers():
+                torch.distributed.broadcast(buffer, 0)
+
+    def synchronized(self, network: nn.Module) -> None:
+        """On several GPUs, let batch norm see the whole batch, in place. gloo cannot: on CPUs it sees its share."""
+        if self.ranks == 1 or self.device.type != "cuda":
+            return
+        # timm's, since torch's would lose the activation inside timm's own batch norm.
+        from timm.layers import convert_sync_batchnorm
+
+        convert_sync_batchnorm(network)
+
+
+def _fabric(accelerator: str, precision: Precision, devices: int) -> Fabric:
+    from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments import LightningEnvironment
+    from lightning_fabric.strategies import DDPStrategy
+
+    if devices == 1:
+        return Fabric(accelerator=accelerator, devices=1, precision=precision)
+    # An encoder may have layers whose output no head reads.
+    strategy = DDPStrategy(find_unused_parameters=True, timeout=PATIENCE)
+    # `medflow.ranks` starts the processes, whatever scheduler this machine has.
+    fabric = Fabric(
+        accelerator=accelerator, devices=devices, precision=precision, strategy=strategy,
+        plugins=[LightningEnvironment()],
+    )  # fmt: skip
+    fabric.launch()
+    return fabric
+
+
+def check_devices(config: TrainConfig) -> None:
+    """Raises ConfigError where the machine has not the devices that a config asks for, or a batch is too small."""
+    there = torch.cuda.device_count() if _accelerator(config) == "cuda" else os.cpu_count() or 1
+    if config.devices > there:
+        raise ConfigError(
+            f"train.devices is {config.devices}, and this machine has {there}", hint=f"set train.devices={there}"
+        )
+    if config.batch_size is not None and config.batch_size < config.devices:
+        raise ConfigError(
+            f"a batch of {config.batch_size} images cannot be shared among {config.devices} devices",
+            hint="raise train.batch_size, or lower train.devices",
+        )
+
+
+def _accelerator(config: TrainConfig) -> Literal["cpu", "cuda"]:
+    cuda = torch.cuda.is_available()
+    if config.accelerator == "cuda" and not cuda:
+        raise ConfigError("train.accelerator is cuda, and torch sees no GPU here", hint="set train.accelerator=auto")
+    return "cuda" if cuda and config.accelerator != "cpu" else "cpu"
+
+
+def _precision(config: TrainConfig, accelerator: str) -> Precision:
+    if config.precision != "auto":
+        return config.precision
+    if accelerator == "cpu":
+        return "32-true"
+    return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+
+
+@contextmanager
+def reproducible() -> Iterator[None]:
+    """Deterministic kernels where torch has them; the caller's generators and settings come back afterwards."""
+    deterministic: Any = torch.utils.deterministic
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS when first used
+    was, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    filled = deterministic.fill_uninitialized_memory
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*deterministic")
+        warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        deterministic.fill_uninitialized_memory = False  # a memset of every tensor, for debugging
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(was, warn_only=warned)
+            deterministic.fill_uninitialized_memory = filled
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """torch's error that a user can mend by a setting, in medflow's words."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise TrainingError(
+            "batch norm cannot learn from a batch of one image",
+            hint="set train.batch_size to 2 or more for each device",
+        ) from error
