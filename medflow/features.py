@@ -26,8 +26,8 @@ class Rest(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, features: Tensor) -> Mapping[str, Tensor]:
-        return self.network.logits(features)
+    def forward(self, features: Tensor, *tokens: Tensor) -> Mapping[str, Tensor]:
+        return self.network.logits(features, *tokens)
 
 
 def may_remember(network: Network, config: TrainConfig) -> bool:
@@ -66,4 +66,4 @@ def remembered(
 
 def _features(network: Network, machine: Machine, batch: Batch) -> Any:
     with machine.fabric.autocast():
-        return network.features(*batch.to(machine.device).inputs)
+        return network.features(batch.to(machine.device).images)

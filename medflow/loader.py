@@ -132,7 +132,7 @@ class Examples:
     def with_features(self, features: Tensor) -> Examples:
         """The same rows with what a backbone made of them, (rows, ...), as images: no pixel is read any more."""
         other = copy.copy(self)
-        other._features, other._tokens = features, ()
+        other._features = features
         return other
 
     def terms(self, rows: np.ndarray, partners: np.ndarray | None = None) -> dict[str, int]:

@@ -74,7 +74,7 @@ def prune(
             "parameters": cost[1],
             "macs": cost[0],
             "code_version": __version__,
-            "notes": (*after.notes, _note(config, layers, was, cost)),
+            "notes": (*after.notes, *log.notes, _note(config, layers, was, cost)),
         }
     )
     bundle.share_with(work)

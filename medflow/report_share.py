@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from medflow.monitor import Monitor
 from medflow.records import Bundle, Manifest, Pixels
 from medflow.scoring import batches, open_rows, open_scorer
@@ -27,7 +29,7 @@ def _score(bundle: Bundle, val: Manifest, pixels: Pixels, reports: Sequence[str 
     """The metric by which `train.monitor: auto` judges; NaN where the rows cannot define it."""
     card = bundle.card
     scorer, store, rows = open_scorer(bundle), open_rows(val, pixels, card.preprocess.pixels), val.pixel_rows()
-    monitor = Monitor("auto", card.heads, {head.name: val.targets(head) for head in card.heads})
+    monitor = Monitor("auto", card.heads, {head.name: val.targets(head) for head in card.heads}, len(val))
     for part in batches(len(val), BATCH):
-        monitor.add(scorer(store.images(rows[part]), reports[part]), {}, {})
+        monitor.add(np.arange(len(val))[part], scorer(store.images(rows[part]), reports[part]), {}, {})
     return monitor.name, monitor.score(math.nan)

@@ -66,7 +66,7 @@ def train(
         weights_digest="",
         bytes=0,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
-        notes=(*(reader.notes() if reader else ()), *_warnings(rows)),
+        notes=(*(reader.notes() if reader else ()), *_warnings(rows), *log.notes),
         source_version=rows.source.version if rows.source else "",
         code_version=__version__,
     )
