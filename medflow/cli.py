@@ -17,7 +17,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from medflow import __version__
-from medflow.commands import data, machine, models, running
+from medflow.commands import choosing, data, machine, models, running
 from medflow.commands.verb import Verb
 from medflow.errors import MedflowError, of_disk
 
@@ -41,6 +41,8 @@ VERBS = {
     "show": running.show,
     "run": running.run,
     "runs": running.runs,
+    "tune": choosing.tune,
+    "compare": choosing.compare,
     "models": models.models,
     "report": models.report,
     "predict": models.predict,

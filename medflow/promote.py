@@ -9,11 +9,8 @@ Each head is compared: label heads by the configured metric, mask heads by Dice.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
-import numpy as np
-
-from medflow import bootstrap, metrics
+from medflow import metrics, paired
 from medflow.config.sections import Floor, PromoteConfig
 from medflow.errors import DataError
 from medflow.records import Challenge, Comparison, Evaluation, HeadSpec, PackageFacts, Predictions, Promotion, Score
@@ -124,48 +121,25 @@ def _floor(score: Score, floor: Floor, confidence: float) -> tuple[bool, str]:
 
 def _compare_head(candidate: Predictions, incumbent: Predictions, head: HeadSpec, config: PromoteConfig) -> Comparison:
     metric = "dice" if head.kind == "mask" else _label_metric(config)
-    new, old = metrics.of_head(candidate, head), metrics.of_head(incumbent, head)
-    position, label = _position(new, metric)
-    sign = metrics.orientation(metric)
-
-    def difference(weights: np.ndarray) -> np.ndarray:
-        return sign * (new(weights)[[position]] - old(weights)[[position]])
-
-    rows = len(candidate)
-    low, high = bootstrap.intervals(
-        difference,
-        candidate.group,
-        metrics.counted(candidate, head),
-        count=config.resamples,
-        seed=config.seed,
-        confidence=config.confidence,
-    )
+    question = paired.Question(head, metric, resamples=config.resamples, confidence=config.confidence, seed=config.seed)
+    found = paired.difference(candidate, incumbent, question)
     return Comparison(
         head=head.name,
-        label=label,
+        label=found.label,
         metric=metric,
-        candidate=float(metrics.plain(new, rows)[position]),
-        incumbent=float(metrics.plain(old, rows)[position]),
-        difference=float(difference(np.ones((rows, 1)))[0, 0]),
-        low=float(low[0]),
-        high=float(high[0]),
+        candidate=found.first,
+        incumbent=found.second,
+        difference=found.difference,
+        low=found.low,
+        high=found.high,
         margin=config.margin,
-        n=new.rows[position],
-        groups=len(set(candidate.group.tolist())),
+        n=found.n,
+        groups=found.groups,
     )
 
 
 def _label_metric(config: PromoteConfig) -> str:
     return "auroc" if config.metric in metrics.MASK else config.metric
-
-
-def _position(measures: metrics.Measures, metric: str) -> tuple[int, str]:
-    """Where a head's macro value of a metric stands, or its value over all images where it has no macro."""
-    for label in ("macro", "micro"):
-        if (label, metric) in measures.names:
-            return measures.names.index((label, metric)), label
-    known = ", ".join(sorted({name for _, name in measures.names}))
-    raise DataError(f"promote.metric is {metric!r}; there is {known}", hint="name one of them in the YAML")
 
 
 def _in_words(item: Comparison, confidence: float) -> str:
@@ -191,17 +165,13 @@ def _unlike(candidate: Predictions, incumbent: Predictions) -> str | None:
             f"candidate and incumbent were evaluated on different rows ({candidate.rows_digest[:12]} and "
             f"{incumbent.rows_digest[:12]})"
         )
-    if not _same(candidate.image_id, incumbent.image_id) or not _same(candidate.group, incumbent.group):
+    if not paired.same_rows(candidate, incumbent):
         return "candidate and incumbent do not list the same images in the same order"
     heads = {head.name: head for head in candidate.heads}
     lacking = [head.name for head in incumbent.heads if heads.get(head.name) != head]
     if lacking:
         return f"the candidate lacks what the incumbent predicts, or defines it otherwise: {', '.join(lacking)}"
     return None
-
-
-def _same(first: Sequence[str] | np.ndarray, second: Sequence[str] | np.ndarray) -> bool:
-    return [str(value) for value in first] == [str(value) for value in second]
 
 
 def _check(evaluation: Evaluation, predictions: Predictions) -> None:

@@ -18,6 +18,9 @@ The fan-out is a plain loop, so that the graph is known before the run and is th
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 from zenml import pipeline
 
 import steps
@@ -33,23 +36,40 @@ def training(config: RunConfig):
 
     @pipeline(name=config.dataset, enable_cache=True, extra=training_tracker.settings(config))
     def medflow_training():
-        source, placement, challenge = sound(steps.resolve)(
-            dataset=config.dataset,
-            declared=config.declare,
-            config=config.source,
-            split=config.split,
-            stage=config.promote.stage,
-        )
-        manifest, pixels = sound(steps.ingest, also=[datasets.module_of(config.dataset, config.declare)])(
-            source=source, dataset=config.dataset, declared=config.declare, sizes=sizes(config), config=config.ingest
-        )
-        valid, _, _ = sound(steps.validate)(manifest=manifest, config=config.validate_)
-        train, val, test, _ = sound(steps.split)(valid=valid, placement=placement, config=config.split)
-        selected = _train(config, train, val, pixels)
-        chosen = _compress(config, selected, train, val, pixels)
-        _ship(config, chosen, test, pixels, challenge)
+        rows = parted(config)
+        selected = _train(config, rows.train, rows.val, rows.pixels)
+        chosen = _compress(config, selected, rows.train, rows.val, rows.pixels)
+        _ship(config, chosen, rows.test, rows.pixels, rows.challenge)
 
     return medflow_training
+
+
+@dataclass(frozen=True)
+class Parted:
+    """Outputs of the data steps."""
+
+    train: Any
+    val: Any
+    test: Any
+    pixels: Any
+    challenge: Any
+
+
+def parted(config: RunConfig) -> Parted:
+    """The steps from the source to three sets of rows, which every pipeline of a dataset begins with."""
+    source, placement, challenge = sound(steps.resolve)(
+        dataset=config.dataset,
+        declared=config.declare,
+        config=config.source,
+        split=config.split,
+        stage=config.promote.stage,
+    )
+    manifest, pixels = sound(steps.ingest, also=[datasets.module_of(config.dataset, config.declare)])(
+        source=source, dataset=config.dataset, declared=config.declare, sizes=sizes(config), config=config.ingest
+    )
+    valid, _, _ = sound(steps.validate)(manifest=manifest, config=config.validate_)
+    train, val, test, _ = sound(steps.split)(valid=valid, placement=placement, config=config.split)
+    return Parted(train=train, val=val, test=test, pixels=pixels, challenge=challenge)
 
 
 def sizes(config: RunConfig) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ from steps.resolve import resolve
 from steps.select import select
 from steps.split import split
 from steps.train import train
+from steps.tune import tune
 from steps.validate import validate
 
 __all__ = [
@@ -37,5 +38,6 @@ __all__ = [
     "select",
     "split",
     "train",
+    "tune",
     "validate",
 ]

@@ -19,10 +19,15 @@ def read_settings(name: str, overrides: Sequence[str], source: str | None, metad
     from medflow.config.heads import check_heads
     from medflow.config.reading import read
 
-    reading = read(name, [*_source_settings(source), *_metadata_settings(metadata), *overrides])
+    reading = read(name, settings_of(overrides, source, metadata))
     card = datasets.get(reading.config.dataset, reading.config.declare).card
     check_heads(reading.config, tuple(head.name for head in card.heads))
     return reading
+
+
+def settings_of(overrides: Sequence[str], source: str | None, metadata: Path | None = None) -> tuple[str, ...]:
+    """What the command line sets, ``--source`` and ``--metadata`` included."""
+    return (*_source_settings(source), *_metadata_settings(metadata), *overrides)
 
 
 def _metadata_settings(metadata: Path | None) -> tuple[str, ...]:

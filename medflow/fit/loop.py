@@ -355,8 +355,10 @@ class Loop:
         )
 
     def _track(self, entry: EpochLog) -> None:
-        values = {"train/loss": entry.train_loss, "val/loss": entry.val_loss, "lr": entry.lr}
-        values |= {f"val/{self.monitor.name}": entry.val_score, "images_per_second": entry.images_per_second}
+        values = {f"val/{self.monitor.name}": entry.val_score, "val/score": entry.val_score}
+        # After the score, which is the negated loss where that is monitored.
+        values |= {"train/loss": entry.train_loss, "val/loss": entry.val_loss, "lr": entry.lr}
+        values |= {"images_per_second": entry.images_per_second}
         values |= {f"val/loss/{name}": value for name, value in entry.losses.items()}
         # Once over all epochs, and once by stage.
         values |= {f"stage_{entry.stage + 1}/{name}": value for name, value in values.items()}

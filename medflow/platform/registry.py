@@ -80,6 +80,11 @@ def evaluation(reference: str) -> Evaluation:
     return found
 
 
+def artifact(reference: str, key: str) -> ArtifactVersionResponse:
+    """One of the artifacts that a version links to, by its name in ``LINKED``."""
+    return _artifact(_response(reference), key)
+
+
 def promotion_of(reference: str) -> Promotion:
     """The last decision on promoting this version."""
     found: Promotion = _artifact(_response(reference), "promotion").load()

@@ -31,16 +31,24 @@ def run(config: RunConfig, *, on: str = "local", say: Callable[[str], None] = sa
     started = time.monotonic()
     check_heads(config, [head.name for head in datasets.get(config.dataset, config.declare).card.heads])
     config = with_reachable_encoders(config)
-    stack.use_local()
-    from medflow.platform import caching, steplog
     from pipelines.training import training
 
-    with _only_one(config.dataset), caching.checked_hits(say), steplog.told(say):
-        _close_killed(config.dataset)
-        response, order = _start(training(config), config)
-    outcome = _outcome(response, config, order, time.monotonic() - started)
+    response, order = execute(lambda: training(config), config.dataset, say)
+    return _outcome(response, config, order, time.monotonic() - started)
+
+
+def execute(
+    define: Callable[[], Any], dataset: str, say: Callable[[str], None]
+) -> tuple[PipelineRunResponse, list[str]]:
+    """Run a pipeline of the dataset to its end: the run, and its steps in the order of the definition."""
+    stack.use_local()
+    from medflow.platform import caching, steplog
+
+    with _only_one(dataset), caching.checked_hits(say), steplog.told(say):
+        _close_killed(dataset)
+        response, order = _start(define(), dataset)
     _remove_work(response)
-    return outcome
+    return response, order
 
 
 def recent(limit: int) -> tuple[RunSummary, ...]:
@@ -51,8 +59,7 @@ def recent(limit: int) -> tuple[RunSummary, ...]:
     return tuple(_summary(item) for item in page.items)
 
 
-def _start(pipeline: Any, config: RunConfig) -> tuple[PipelineRunResponse, list[str]]:
-    """The ended run, and its steps in the order of the definition."""
+def _start(pipeline: Any, dataset: str) -> tuple[PipelineRunResponse, list[str]]:
     from zenml.enums import ExecutionMode
 
     # FAIL_FAST re-raises what the step raised, so that the user reads medflow's own words.
@@ -60,7 +67,7 @@ def _start(pipeline: Any, config: RunConfig) -> tuple[PipelineRunResponse, list[
     try:
         response = configured()
     except Exception:
-        _fail_tracking(config.dataset)
+        _fail_tracking(dataset)
         raise
     run = stack.client().get_pipeline_run(response.id)
     if str(run.status.value) != "completed":

@@ -121,18 +121,18 @@ def begin(dataset: str) -> None:
         say(f"warning: {MLFLOW} does not answer, the run goes on without it ({type(error).__name__})")
 
 
-def child(dataset: str, name: str) -> Sink:
+def child(dataset: str, name: str, tags: Mapping[str, str]) -> Sink:
     """A child run of this pipeline run, for one training."""
     mlflow, parent = client(), parent_run(dataset)
     context = get_step_context()
-    tags = {
+    known = {
         "mlflow.parentRunId": parent,
         KIND_TAG: "step",
         RUN_TAG: str(context.pipeline_run.id),
         "zenml.step_run_id": str(context.step_run.id),
     }
     experiment = mlflow.get_run(parent).info.experiment_id
-    run = mlflow.create_run(experiment, run_name=name, tags=tags)
+    run = mlflow.create_run(experiment, run_name=name, tags={**known, **tags})
     log_metadata(metadata={"mlflow_run_id": run.info.run_id, "mlflow_parent_run_id": parent})
     return MlflowRun(mlflow, str(run.info.run_id))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from types import MappingProxyType
 from typing import Any
 
 from zenml import get_step_context
@@ -17,9 +18,14 @@ from medflow.trackers import Offer, opened, tensorboard, wandb
 from medflow.tracking import Tracker
 
 
-def of_step(dataset: str, name: str) -> AbstractContextManager[Tracker]:
-    """The tracker of the running step: MLflow, and what this run's `trackers` ask for beside it."""
-    return opened([Offer(trackers.MLFLOW, lambda: trackers.child(dataset, name)), *_beside(dataset, name)])
+def of_step(
+    dataset: str, name: str, *, tags: Mapping[str, str] = MappingProxyType({})
+) -> AbstractContextManager[Tracker]:
+    """The tracker of one training of the running step: MLflow, and what this run's `trackers` ask for beside it.
+
+    ``tags`` are for MLflow.
+    """
+    return opened([Offer(trackers.MLFLOW, lambda: trackers.child(dataset, name, tags)), *_beside(dataset, name)])
 
 
 def settings(config: RunConfig) -> dict[str, Any]:

@@ -29,7 +29,9 @@ from medflow.records.model import (
 )
 from medflow.records.pixels import PixelIndex, Pixels, PixelSpec, PixelStore, Shard
 from medflow.records.promotion import Comparison, Incumbent, Package, PackageFacts, Promotion, Recorded
+from medflow.records.ranking import Ranked, Ranking
 from medflow.records.tables import MANIFEST_COLUMNS, Manifest, Predictions, Split
+from medflow.records.tuning import Trial, TuneResult
 
 __all__ = [
     "BESIDE",
@@ -62,6 +64,8 @@ __all__ = [
     "Preprocess",
     "Promotion",
     "PrunedLayer",
+    "Ranked",
+    "Ranking",
     "Record",
     "Recorded",
     "Score",
@@ -72,6 +76,8 @@ __all__ = [
     "TextReading",
     "Threshold",
     "TrainingLog",
+    "Trial",
+    "TuneResult",
     "Verdict",
     "Whole",
     "content",

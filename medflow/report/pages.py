@@ -25,8 +25,9 @@ from medflow.records import (
     Promotion,
     Record,
     Score,
+    TuneResult,
 )
-from medflow.report import curves, html, images, parts
+from medflow.report import curves, html, images, parts, tuning
 from medflow.report.figure import Figure
 from medflow.report.html import Html
 
@@ -185,6 +186,8 @@ def record_pages(record: Record) -> dict[str, str | bytes]:
             return {"promotion.html": html.page("Promotion", "", html.section("Decision", parts.promotion(record)))}
         case Normalization():
             return {"normalization.html": _normalization_page(record)}
+        case TuneResult():
+            return {"tuning.html": tuning.tune_page(record)}
         case ModelCard():
             return {"card.html": bundle_page(record)}
     return {}

@@ -36,6 +36,7 @@ from medflow.config.sections.run import RunConfig
 from medflow.config.sections.text import TextEncoder
 from medflow.config.sections.tracking import TrackerName, WandbConfig
 from medflow.config.sections.training import Mixing, Stage, TrainConfig
+from medflow.config.sections.tuning import Dimension, SearchConfig, TuneBudget
 
 __all__ = [
     "FITS",
@@ -44,6 +45,7 @@ __all__ = [
     "Declaration",
     "Declared",
     "DeclaredHead",
+    "Dimension",
     "DualPathModel",
     "EncoderModel",
     "EvaluateConfig",
@@ -65,6 +67,7 @@ __all__ = [
     "PruneConfig",
     "QuantizeConfig",
     "RunConfig",
+    "SearchConfig",
     "Section",
     "SelectConfig",
     "Severity",
@@ -79,6 +82,7 @@ __all__ = [
     "TimmModel",
     "TrackerName",
     "TrainConfig",
+    "TuneBudget",
     "ValidateConfig",
     "WandbConfig",
 ]
