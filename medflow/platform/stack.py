@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medflow.home import home
+from medflow.imports import ROOT
 
 if TYPE_CHECKING:
     from zenml.client import Client
@@ -53,7 +54,11 @@ def use_local() -> None:
     _quiet_console()
     limit_integrations()
     from zenml.client import Client
+    from zenml.utils import source_utils
 
+    # ZenML would take the folder of the program that was started, or of a ZenML repository around the working folder,
+    # and import our modules from there a second time, under other names.
+    source_utils.set_custom_source_root(str(ROOT))
     mlflow_folder().mkdir(parents=True, exist_ok=True)
     os.environ["ZENML_ACTIVE_STACK_ID"] = str(_stack(Client()).id)
 
