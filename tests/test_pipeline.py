@@ -9,6 +9,7 @@ import pytest
 
 from medflow.config.reading import load
 from medflow.errors import MedflowError
+from medflow.home import home
 from medflow.lineage import chain
 from medflow.platform import lineage, registry, runs, stack, trackers, verify
 from medflow.platform.outcomes import RunOutcome
@@ -179,3 +180,26 @@ def test_a_failing_step_raises_its_own_error_and_closes_mlflow():
     assert str(last.status.value) == "failed"
     parent = trackers.client().get_run(str(last.run_metadata["mlflow_run_id"]))
     assert parent.info.status == "FAILED"
+
+
+@pytest.mark.slow
+def test_a_tuning_shares_the_data_steps_and_its_trials_are_children_of_one_mlflow_run(second):
+    """After the trainings: its data steps are theirs. Asked again with a larger budget, the same study goes on."""
+    from medflow.config.sections import SearchConfig, TuneBudget
+    from medflow.platform import studies
+
+    search = SearchConfig.model_validate({"space": {"train.lr": {"kind": "log", "low": 1e-4, "high": 1e-2}}})
+    found = [studies.run(small("trackers=[tensorboard]"), search, TuneBudget(trials=count)) for count in (1, 2)]
+    assert found[0][1].study == found[1][1].study
+    assert found[1][1].trials[:1] == found[0][1].trials
+    run = stack.client().get_pipeline_run(found[1][0])
+    cached = {name for name, step in run.steps.items() if step.status.value == "cached"}
+    assert cached == {"ingest", "validate", "split", "normalize"}
+    assert "test" not in {name for step in (run.steps["tune"],) for name in step.inputs}
+    mlflow = trackers.client()
+    parent = mlflow.get_run(str(run.run_metadata["mlflow_run_id"]))
+    assert parent.info.status == "FINISHED" and "best/train.lr" in parent.data.params
+    query = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+    children = mlflow.search_runs([parent.info.experiment_id], query)
+    assert {child.info.run_name for child in children} == {"trial 1", "trial 2"}
+    assert list((home() / "tensorboard" / "phantom").rglob("events.out.*"))
