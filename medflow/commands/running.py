@@ -81,6 +81,9 @@ def run(
     settings: Settings = None,
     source: Source = None,
     metadata: Metadata = None,
+    devices: Annotated[
+        int | None, typer.Option(metavar="N", help="GPUs, or CPU processes, to train on. Sets train.devices.")
+    ] = None,
     on: Annotated[str, typer.Option(metavar="PLACE", help="Where it runs: a name in configs/on.")] = "local",
     as_json: JsonOption = False,
 ) -> None:
@@ -96,9 +99,11 @@ def run(
       medflow run covid_radiography --source ~/covid.zip train.epochs=2 model.pretrained=none
       medflow run chest_xray_pneumonia --source kaggle 'models=[{kind: timm, name: resnet18}]'
       medflow run ham10000 --source ~/ham.zip --metadata ~/HAM10000_metadata.csv
+      medflow run covid_radiography --source ~/covid.zip --devices 2
       medflow run phantom split.seed=1 --json | jq .metrics
     """
-    reading = read_settings(dataset, settings or (), source, metadata)
+    shared = () if devices is None else (f"train.devices={devices}",)
+    reading = read_settings(dataset, [*shared, *(settings or ())], source, metadata)
     _refuse_unknown_place(on)
     from medflow.platform import runs as platform
     from medflow.progress import say
