@@ -15,7 +15,7 @@ from medflow.schedule import freeze, lr_at, make_optimizer, training_mode
 
 FAMILIES = [
     TimmModel(name=name, size=tiny.SIZE, pretrained="none", stats="unit")
-    for name in ("test_resnet", "test_vit", "test_efficientnet", "densenet121")
+    for name in ("test_resnet", "test_vit", "test_efficientnet", "test_convnext")
 ] + [MonaiUNet(size=tiny.SIZE, channels=(4, 8, 16), features=4, label_hidden=(8,), label_dropout=(0.0, 0.0))]
 
 
