@@ -93,7 +93,7 @@ def _of_rows(name: str, table: Table, notes: _Notes) -> Iterator[Finding]:
     yield from told("row_ragged", f"lines of {name} with more cells than its header, left out", ragged, "warning")
     yield from told("unknown_label", unknown, notes.unknown, "warning")
     yield from told("age_unreadable", "ages that are no age; they count as unknown", notes.ageless, "warning")
-    yield from told("patient_unknown", "rows without a patient: each is a group of its own", notes.patientless)
+    yield from told("patient_unknown", "rows without a patient", notes.patientless)
 
 
 def _of_images(name: str, rows: Set[str], boxes: Set[str], listed: Set[str]) -> Iterator[Finding]:

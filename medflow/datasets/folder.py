@@ -82,7 +82,7 @@ def _findings(
         *told("unknown_split", "images in a folder that is neither train, val nor test", parts, "warning"),
         *told(
             "group_unknown",
-            "paths in which group_pattern finds nothing: each image is a group of its own",
+            "paths in which group_pattern finds no group",
             [row.path for row in rows if grouped and row.group is None],
             "warning",
         ),

@@ -199,7 +199,7 @@ def _findings(
     yield from told("unknown_split", f"{name}: a split other than train, val and test", notes.splitless, "warning")
     yield from told("age_unreadable", f"{name}: ages that are no age; they count as unknown", notes.ageless, "warning")
     if told_groups:
-        message = "images whose group is not told: each is a group of its own"
+        message = "images whose group is not told"
         yield from told("group_unknown", message, groupless, "warning")
     yield from told("ignored_label", f"images with {', '.join(declared.ignore)}, ignored", notes.ignored)
     yield from told("row_missing", f"images without a row in {name}", drawers.images.keys() - known - drawers.used)
