@@ -246,7 +246,7 @@ def _every_error() -> list[type[errors.MedflowError]]:
     while waiting:
         kind = waiting.pop()
         found.append(kind)
-        waiting.extend(kind.__subclasses__())
+        waiting.extend(child for child in kind.__subclasses__() if child.__module__ == errors.__name__)
     return found
 
 
