@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from medflow.config.reading import load
-from medflow.errors import MedflowError
+from medflow.errors import MedflowError, ModelError
 from medflow.home import home
 from medflow.lineage import chain
 from medflow.platform import lineage, registry, runs, stack, trackers, verify
@@ -203,3 +203,11 @@ def test_a_tuning_shares_the_data_steps_and_its_trials_are_children_of_one_mlflo
     children = mlflow.search_runs([parent.info.experiment_id], query)
     assert {child.info.run_name for child in children} == {"trial 1", "trial 2"}
     assert list((home() / "tensorboard" / "phantom").rglob("events.out.*"))
+
+
+def test_a_model_that_timm_lacks_is_refused_before_anything_is_read():
+    before = len(runs.recent(100))
+    unknown = load("phantom", ["models=[{kind: timm, name: resnet19, pretrained: none}]", "heads=[diagnosis]"])
+    with pytest.raises(ModelError, match="resnet19"):
+        runs.run(unknown)
+    assert len(runs.recent(100)) == before

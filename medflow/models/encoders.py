@@ -24,7 +24,7 @@ def timm_backbone(
     """
     import timm
 
-    _check_name(name)
+    check_name(name)
     options: dict[str, Any] = {"features_only": True} if levels else {"num_classes": 0}
     options |= size_options(name, spec)
     if weights is not None:
@@ -61,7 +61,8 @@ def refuse_masks(kind: str, key: str, heads: tuple[HeadSpec, ...]) -> None:
         )
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Raises ModelError where timm has no model of this name."""
     import timm
 
     if timm.is_model(name):

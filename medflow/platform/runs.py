@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from medflow import datasets
 from medflow.config.heads import check_heads
-from medflow.config.sections import RunConfig
+from medflow.config.sections import ImageTextModel, RunConfig, TimmModel
 from medflow.errors import ConfigError, PlatformError
 from medflow.home import home
 from medflow.platform import stack
@@ -31,6 +31,7 @@ def run(config: RunConfig, *, on: str = "local", say: Callable[[str], None] = sa
     started = time.monotonic()
     check_heads(config, [head.name for head in datasets.get(config.dataset, config.declare).card.heads])
     config = with_reachable_encoders(config)
+    _refuse_unknown_models(config)
     from pipelines.training import training
 
     response, order = execute(lambda: training(config), config.dataset, say)
@@ -49,6 +50,16 @@ def execute(
         response, order = _start(define(), dataset)
     _remove_work(response)
     return response, order
+
+
+def _refuse_unknown_models(config: RunConfig) -> None:
+    """Now, and not after an ingest that may take hours."""
+    names = [model.name for model in config.models if isinstance(model, TimmModel | ImageTextModel)]
+    if names:
+        from medflow.models.encoders import check_name  # only here: it loads torch and timm
+
+        for name in names:
+            check_name(name)
 
 
 def recent(limit: int) -> tuple[RunSummary, ...]:

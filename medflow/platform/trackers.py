@@ -28,8 +28,6 @@ MLFLOW = "MLflow"
 RUN_TAG = "zenml.pipeline_run_id"
 #: ``pipeline`` for the parent run of a pipeline run, ``step`` for its children.
 KIND_TAG = "medflow.kind"
-#: What makes MLflow's page show an experiment as training, not as conversations with a language model.
-SHOWN_AS = {"mlflow.experimentKind": "custom_model_development"}
 LIMIT = 500
 #: MLflow accepts at most this many parameters in one call.
 BATCH = 100
@@ -84,7 +82,7 @@ def _experiment(mlflow: MlflowClient, name: str) -> str:
     if uri.startswith("sqlite:///"):
         # With a SQLite URI MLflow would put artifacts into ./mlruns of the current folder.
         location = (Path(uri.removeprefix("sqlite:///")).parent / "artifacts").as_uri()
-    return str(mlflow.create_experiment(name, artifact_location=location, tags=SHOWN_AS))
+    return str(mlflow.create_experiment(name, artifact_location=location))
 
 
 class MlflowRun:
