@@ -22,8 +22,8 @@ INLINE = re.findall(r"`([^`\n]+)`", PROSE)
 #: Words in capitals stand for something of the reader's own.
 PLACEHOLDER = re.compile(r"\b[A-Z]{2,}\b|\.\.\.")
 CHEAP = {"datasets", "show", "phantom"}
-#: A reader's own dataset, which `medflow new` makes in the examples.
-OWN = "mine"
+#: What `medflow new`, `show` and `tune` make for the reader in the examples.
+OWN = frozenset({"mine", "tuned_phantom"})
 
 
 def commands() -> Iterator[list[str]]:
@@ -68,7 +68,7 @@ def test_the_readme_has_commands() -> None:
 @pytest.mark.parametrize("words", [*of_medflow(), *examples()], ids=" ".join)
 def test_a_command_parses_and_its_settings_are_known(words: list[str]) -> None:
     found = parsed(words).params
-    if words[0] in ("run", "show") and words[1].removesuffix(".yaml") != OWN:
+    if words[0] in ("run", "show") and words[1].removesuffix(".yaml") not in OWN:
         assert load(found["dataset"], found["settings"] or ()).dataset
 
 
@@ -96,7 +96,7 @@ def test_make_targets_are_there() -> None:
 
 def test_files_and_folders_are_there() -> None:
     named = {text for text in INLINE if re.fullmatch(r"[\w.-]+(/[\w.-]+)*/?", text) and ("/" in text or "." in text)}
-    theirs = {datasets.get(name).card.kaggle for name in datasets.names()} | {f"{OWN}.yaml"}
+    theirs = {datasets.get(name).card.kaggle for name in datasets.names()} | {f"{name}.yaml" for name in OWN}
     ours = {name for name in named - theirs if not PLACEHOLDER.search(name) and not name.startswith(".")}
     assert {"requirements.lock", "medflow/", "pipelines/training.py"} <= ours
     assert not [name for name in sorted(ours) if not (ROOT / name).exists()]
