@@ -9,10 +9,11 @@ Each head is compared: label heads by the configured metric, mask heads by Dice.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from medflow import metrics, paired
 from medflow.config.sections import Floor, PromoteConfig
-from medflow.errors import DataError
+from medflow.errors import ConfigError, DataError
 from medflow.records import Challenge, Comparison, Evaluation, HeadSpec, PackageFacts, Predictions, Promotion, Score
 
 
@@ -53,6 +54,25 @@ def promote(
             for comparison in comparisons:
                 (passed if holds(comparison) else failed).append(_in_words(comparison, config.confidence))
     return decide.made(passed, failed, comparisons)
+
+
+def check_floors(config: PromoteConfig, heads: Sequence[HeadSpec]) -> None:
+    """Raise ConfigError where a floor is on a head, or on a metric, that none of the learnt ``heads`` has."""
+    kept = tuple(floor for floor in config.floors if any(_applies(floor, head) for head in heads))
+    for floor in config.floors:
+        if floor not in kept:
+            where = f"head {floor.head!r}" if floor.head else "these heads"
+            left = ", ".join(f"{{metric: {item.metric}, value: {item.value:g}}}" for item in kept)
+            raise ConfigError(
+                f"promote.floors asks for {floor.metric} of {where}, and the heads learnt are "
+                f"{', '.join(head.name for head in heads)}",
+                hint=f"without it: 'promote.floors=[{left}]'",
+            )
+
+
+def _applies(floor: Floor, head: HeadSpec) -> bool:
+    known = metrics.MASK if head.kind == "mask" else metrics.PER_LABEL
+    return floor.head in (None, head.name) and floor.metric in known
 
 
 def compare(candidate: Predictions, incumbent: Predictions, config: PromoteConfig) -> tuple[Comparison, ...]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from medflow import datasets
 from medflow.config import keys
-from medflow.config.heads import check_heads
+from medflow.config.heads import check_heads, of_learnt_heads
 from medflow.config.places import find_run, names, shipped, targets
 from medflow.config.reading import load, read
 from medflow.config.sections import Loss, RunConfig, Stage
@@ -441,6 +441,15 @@ def test_heads_and_weights_must_be_the_datasets() -> None:
     for override in ("heads=[diagnosi]", "heads=[]", "train.loss_weights.lung=2", "promote.floors.0.head=sign"):
         with pytest.raises(ConfigError, match=override.split("=")[0].rpartition(".0")[0] or override.split("=")[0][:5]):
             check_heads(load("phantom", [override]), declared)
+
+
+def test_what_belongs_to_a_head_that_is_not_learnt_reaches_no_step() -> None:
+    declared = ["diagnosis", "lungs", "signs"]
+    config = of_learnt_heads(load("phantom", ["heads=[diagnosis]", "train.losses.lungs.kind=tversky"]), declared)
+    assert set(config.train.loss_weights) == {"diagnosis"}
+    assert not config.train.losses
+    everything = load("phantom", ["heads=null"])
+    assert of_learnt_heads(everything, declared) == everything
 
 
 def _at(tree: object, key: str) -> object:

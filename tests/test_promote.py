@@ -14,8 +14,8 @@ from scored import INDEPENDENT
 from medflow import evaluate as evaluating
 from medflow import promote as promoting
 from medflow.config.sections import EvaluateConfig, Floor, PromoteConfig
-from medflow.errors import DataError
-from medflow.promote import promote
+from medflow.errors import ConfigError, DataError
+from medflow.promote import check_floors, promote
 from medflow.records import Challenge, Evaluation, HeadSpec, PackageFacts, Predictions
 
 EMPTY = Challenge(stage="production")
@@ -56,6 +56,20 @@ def decided(new: Predictions, old: Predictions | None, challenge: Challenge = HE
 
 
 # -- without an incumbent ------------------------------------------------------------------------
+
+
+def test_a_floor_that_no_learnt_head_has_is_refused_before_a_run():
+    label = HeadSpec(kind="exclusive", name="diagnosis", labels=("a", "b"))
+    mask = HeadSpec(kind="mask", name="lungs", labels=("lungs",))
+    floors = (Floor(metric="auroc", value=0.7), Floor(metric="dice", value=0.75))
+    config = PromoteConfig(floors=floors)
+    check_floors(config, [label, mask])
+    with pytest.raises(ConfigError, match="dice of these heads") as caught:
+        check_floors(config, [label])
+    assert "promote.floors=[{metric: auroc, value: 0.7}]" in str(caught.value.hint)
+    for floor in (Floor(metric="auroc", value=0.7, head="lungs"), Floor(metric="aurox", value=0.7)):
+        with pytest.raises(ConfigError):
+            check_floors(PromoteConfig(floors=(floor,)), [label, mask])
 
 
 def test_an_empty_stage_is_taken_when_the_floors_hold():

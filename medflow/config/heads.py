@@ -22,6 +22,16 @@ def check_heads(config: RunConfig, declared: Sequence[str]) -> None:
     _refuse("promote.floors", tuple(floor.head for floor in config.promote.floors if floor.head), declared)
 
 
+def of_learnt_heads(config: RunConfig, declared: Sequence[str]) -> RunConfig:
+    """The settings without losses and weights of heads that `heads` leaves out, so that they are in no cache key."""
+    left_out = {name for name in declared if config.heads is not None and name not in config.heads}
+    kept = {
+        "losses": {name: loss for name, loss in config.train.losses.items() if name not in left_out},
+        "loss_weights": {name: weight for name, weight in config.train.loss_weights.items() if name not in left_out},
+    }
+    return config.model_copy(update={"train": config.train.model_copy(update=kept)})
+
+
 def _refuse(key: str, named: Sequence[str], known: Sequence[str]) -> None:
     for name in named:
         if name not in known:

@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from medflow import datasets
-from medflow.config.heads import check_heads
+from medflow.config.heads import check_heads, of_learnt_heads
 from medflow.config.sections import ImageTextModel, RunConfig, TimmModel
 from medflow.errors import ConfigError, PlatformError
 from medflow.home import home
 from medflow.platform import stack
 from medflow.platform.outcomes import RunOutcome, RunSummary, StepOutcome
 from medflow.progress import say as say_line
+from medflow.promote import check_floors
 from medflow.substitute import with_reachable_encoders
 
 if TYPE_CHECKING:
@@ -29,13 +30,21 @@ def run(config: RunConfig, *, on: str = "local", say: Callable[[str], None] = sa
     if on != "local":
         raise ConfigError(f"there is no place called {on!r} to run on", hint="use `--on local`")
     started = time.monotonic()
-    check_heads(config, [head.name for head in datasets.get(config.dataset, config.declare).card.heads])
-    config = with_reachable_encoders(config)
-    _refuse_unknown_models(config)
+    config = settled(config)
     from pipelines.training import training
 
     response, order = execute(lambda: training(config), config.dataset, say)
     return _outcome(response, config, order, time.monotonic() - started)
+
+
+def settled(config: RunConfig) -> RunConfig:
+    """The settings as the steps get them. Raises ConfigError where they cannot be meant for the dataset's heads."""
+    declared = datasets.get(config.dataset, config.declare).card.heads
+    names = [head.name for head in declared]
+    check_heads(config, names)
+    check_floors(config.promote, [head for head in declared if config.heads is None or head.name in config.heads])
+    _refuse_unknown_models(config)
+    return with_reachable_encoders(of_learnt_heads(config, names))
 
 
 def execute(

@@ -22,7 +22,6 @@ from medflow.home import home
 from medflow.platform import context, runs, trackers, training_tracker
 from medflow.progress import say
 from medflow.records import TuneResult
-from medflow.substitute import with_reachable_encoders
 from medflow.tune import Place
 
 STUDY_TAG = "medflow.study"
@@ -33,7 +32,7 @@ def run(config: RunConfig, search: SearchConfig, budget: TuneBudget) -> tuple[st
     """Run the tuning pipeline to its end: its run's id and what was found. Raises the error of the step that failed."""
     from pipelines.tuning import tuning
 
-    config = with_reachable_encoders(config)
+    config = runs.settled(config)
     response, _ = runs.execute(lambda: tuning(config, search, budget), config.dataset, say)
     result: TuneResult = response.steps["tune"].outputs["tuned"][0].load()
     return str(response.id), result
