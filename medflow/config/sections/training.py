@@ -97,6 +97,7 @@ class TrainConfig(Section):
     feature_cache_mb: int = Field(1024, ge=0)
     """Memory for the features of a frozen backbone, computed once where nothing is augmented; 0 computes them anew."""
     devices: int = Field(1, ge=1, le=64)
-    """GPUs, or processes on a CPU, that share each batch; `medflow run --devices` sets it."""
+    """GPUs, or processes on a CPU, that share each batch; `medflow run --devices` sets it. A training that was cut off
+    is taken up with the same number; with another it begins anew, since sums in another order are other numbers."""
     checkpoint_seconds: float = Field(60.0, ge=0)
     """At least this long between two checkpoints; 0 writes one after every step."""
