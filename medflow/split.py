@@ -253,9 +253,13 @@ def _mask_strata(head: HeadSpec, manifest: Manifest, required: bool) -> list[tup
 
 
 def _placed_rows(manifest: Manifest, placement: Placement) -> np.ndarray:
-    """Role that ``placement`` gives to each row's own group, int64 (N,), or ``FREE``."""
+    """Role that ``placement`` gives to each row's own group, int64 (N,), or ``FREE``.
+
+    A row whose group was unknown when it was placed stands there by its id.
+    """
     roles = {group: ROLES.index(role) for group, role in placement.roles.items()}
-    return np.array([roles.get(group, FREE) for group in manifest.groups().tolist()], dtype=np.int64)
+    names = zip(manifest.groups().tolist(), manifest.column("image_id").tolist(), strict=True)
+    return np.array([max(roles.get(name, FREE) for name in pair) for pair in names], dtype=np.int64)
 
 
 def _official_rows(manifest: Manifest) -> np.ndarray:

@@ -277,6 +277,17 @@ def test_missing_groups_are_allowed_on_request_and_told() -> None:
     assert placement.roles["i000004"] == roles["i000004"] and placement.roles["g1"] == roles["i000027"]
 
 
+def test_a_group_that_becomes_known_takes_the_strictest_role_of_its_images() -> None:
+    config = SplitConfig(allow_missing_groups=True)
+    before = classed([0, 1, 2] * 20, group=[None] * 60)
+    first = split(before, Placement(), config)
+    after = classed([0, 1, 2] * 20, group=[f"g{n // 2}" for n in range(60)])
+    roles = roles_of(split(after, placement_of(before, first), config))
+    assert {image for image, role in roles_of(first).items() if role == "test"} <= {
+        image for image, role in roles.items() if role == "test"
+    }
+
+
 def test_allowing_missing_groups_says_nothing_where_none_is_missing() -> None:
     result = split(classed([0, 1, 2] * 10), Placement(), SplitConfig(allow_missing_groups=True))
     assert result.train.findings == ()
