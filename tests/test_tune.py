@@ -138,6 +138,8 @@ REFUSED = {
                    "train.batch_size: expected a whole number", ""),
     "data": ("split.seed: {kind: int, low: 0, high: 3}", "split.seed changes the data", "search below train"),
     "size": ("model.size: {kind: choice, values: [32, 64]}", "model.size changes the data", "another input size"),
+    "monitor": ("train.monitor: {kind: choice, values: [auroc, loss]}", "train.monitor is what trials are judged by",
+                "for all trials"),
     "a section": ("train.augment: {kind: choice, values: [a, b]}", "train.augment is a section", "name one"),
 }  # fmt: skip
 

@@ -21,6 +21,7 @@ from medflow.errors import ConfigError
 
 SEARCHED = ("train", "models", "model")
 """Sections that a trial may vary: what lies before training is made once, for all trials."""
+MONITOR = "train.monitor"
 
 
 def read_search(name: str, run: str, overrides: Sequence[str]) -> SearchConfig:
@@ -93,6 +94,11 @@ def _refuse_foreign(path: Path, key: str, tree: keys.Tree) -> None:
         unknown_key(where, key, "a dimension", keys.valid_names(tree))
     if isinstance(keys.find(tree, key), keys.Section | keys.Listing):
         raise ConfigError(f"{where}: {key} is a section, not a setting", hint=f"name one, such as {key}.KEY")
+    if key == MONITOR:
+        raise ConfigError(
+            f"{where}: {key} is what trials are judged by, and scores of two metrics cannot be compared",
+            hint="set it on the command line, for all trials",
+        )
     if key.partition(".")[0] not in SEARCHED or key.rpartition(".")[2] == "size":
         raise ConfigError(
             f"{where}: {key} changes the data that all trials share",
