@@ -24,14 +24,16 @@ def lr_at(stage: Stage, step: int, steps: int, *, base: float | None = None, red
     """
     base = stage.lr if base is None else base
     warm = math.ceil(stage.warmup * steps)
+    # A rate that is below the floor from the start stays where it is.
+    floor = min(base, stage.lr_min)
     if stage.schedule == "plateau":
-        base = max(min(base, stage.lr_min), base * stage.plateau_factor**reductions)
+        base = max(floor, base * stage.plateau_factor**reductions)
     if step < warm:
         return base * (step + 1) / warm
     if stage.schedule != "cosine":
         return base
     done = (step - warm) / (steps - warm)
-    return stage.lr_min + (base - stage.lr_min) * 0.5 * (1.0 + math.cos(math.pi * done))
+    return floor + (base - floor) * 0.5 * (1.0 + math.cos(math.pi * done))
 
 
 def freeze(network: Network, stage: Stage) -> None:
@@ -64,8 +66,9 @@ def training_mode(network: Network, stage: Stage) -> None:
     """Training mode, with what is frozen kept in evaluation mode, lest batch norm's statistics drift."""
     network.train()
     if stage.freeze == "backbone":
-        network.backbone.eval()
-        _wake(network.backbone)
+        for part in (network.backbone, *network.paced):
+            part.eval()
+            _wake(part)
 
 
 def _wake(module: nn.Module) -> None:

@@ -28,10 +28,13 @@ def rates(optimizer) -> dict[int, float]:
 
 
 @settings(max_examples=50, deadline=None)
-@given(step=st.integers(0, 99), warmup=st.floats(0, 1), reductions=st.integers(0, 6), base=st.floats(1e-6, 1.0))
+@given(
+    step=st.integers(0, 99), warmup=st.floats(0, 1), reductions=st.integers(0, 6), base=st.floats(1e-6, 1.0),
+    lr_min=st.sampled_from([0.0, 1e-3]),
+)  # fmt: skip
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "plateau"])
-def test_a_rate_is_positive_and_never_above_its_base(schedule, step, warmup, reductions, base):
-    stage = Stage(schedule=schedule, warmup=warmup, lr_min=0.0)
+def test_a_rate_is_positive_and_never_above_its_base(schedule, step, warmup, reductions, base, lr_min):
+    stage = Stage(schedule=schedule, warmup=warmup, lr_min=lr_min)
     assert 0 < lr_at(stage, step, 100, base=base, reductions=reductions) <= base
 
 
@@ -102,6 +105,16 @@ def test_frozen_blocks_are_in_evaluation_mode_and_open_ones_learn():
     }
     assert {name for name, training in modes.items() if training} == {n for n in modes if n.startswith("layer4.")}
     assert all(module.training for module in net.heads.modules())
+
+
+def test_what_came_pretrained_in_the_neck_is_evaluated_with_the_frozen_backbone():
+    encoder = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5))
+    neck = nn.Sequential(encoder, nn.Dropout(0.5))
+    net = models.Network(nn.Linear(4, 4), {}, tiny.preprocess(), neck, (encoder,))
+    stage = Stage(freeze="backbone")
+    freeze(net, stage)
+    training_mode(net, stage)
+    assert not encoder[1].training and neck[1].training
 
 
 def test_more_blocks_than_there_are_is_refused():

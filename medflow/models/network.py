@@ -52,7 +52,7 @@ class Network(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.neck = neck or nn.Identity()
-        self._paced = paced  # in a tuple, so that they are registered once, in the neck
+        self.paced = paced  # in a tuple, so that they are registered once, in the neck
         self.heads = nn.ModuleDict(heads)
         # Not persistent: they come from the card, and one truth is enough.
         self.register_buffer("mean", torch.tensor(preprocess.mean).view(1, -1, 1, 1), persistent=False)
@@ -74,7 +74,7 @@ class Network(nn.Module):
 
     def parameters_of(self, part: Literal["backbone", "head"]) -> list[nn.Parameter]:
         """``backbone``: what may be pretrained; ``head``: the new layers, neck included."""
-        old = [parameter for module in (self.backbone, *self._paced) for parameter in module.parameters()]
+        old = [parameter for module in (self.backbone, *self.paced) for parameter in module.parameters()]
         if part == "backbone":
             return old
         known = {id(parameter) for parameter in old}
