@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Iterator
@@ -79,6 +80,7 @@ def _fabric(accelerator: str, precision: Precision, devices: int) -> Fabric:
         return Fabric(accelerator=accelerator, devices=1, precision=precision)
     # An encoder may have layers whose output no head reads.
     strategy = DDPStrategy(find_unused_parameters=True, timeout=PATIENCE)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # its banner
     # `medflow.ranks` starts the processes, whatever scheduler this machine has.
     fabric = Fabric(
         accelerator=accelerator, devices=devices, precision=precision, strategy=strategy,
