@@ -9,6 +9,9 @@ BIN := $(VENV)/bin
 PACKAGES := $(VENV)/.packages
 INSTALLED := $(VENV)/.installed
 
+# Two processes, each with a state folder of its own; a file of tests stays in one, so that what it made is made once.
+SIDE_BY_SIDE := -n 2 --dist loadfile
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow bench table-systems lint
 
@@ -21,10 +24,10 @@ demo: $(INSTALLED)  ## generated images through every step, to a model that answ
 	@$(BIN)/medflow demo
 
 test: $(INSTALLED)  ## all tests but the slow ones
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 test-slow: $(INSTALLED)  ## the slow tests, and those that need a browser
-	@$(BIN)/python -m pytest -m "slow or browser"
+	@$(BIN)/python -m pytest -m "slow or browser" $(SIDE_BY_SIDE)
 
 bench: $(INSTALLED)  ## benchmarks against the peers named in them
 	@$(BIN)/python -m pytest tests/benchmarks -m "slow or not slow"

@@ -20,6 +20,9 @@ for name in [
 ]:
     del os.environ[name]
 os.environ["HOME"] = str(STATE)
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Several test processes share the cores; each with a thread for every core would only wait for the others.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["MEDFLOW_HOME"] = str(STATE / "home")
 os.environ.setdefault("MEDFLOW_SAMPLES", str(ROOT.parent / "shared" / "data"))
 
