@@ -24,6 +24,14 @@ PLACEHOLDER = re.compile(r"\b[A-Z]{2,}\b|\.\.\.")
 CHEAP = {"datasets", "show", "phantom"}
 #: What `medflow new`, `show` and `tune` make for the reader in the examples.
 OWN = frozenset({"mine", "tuned_phantom"})
+#: The dataset of each published system, by the number of its heading.
+SYSTEMS = {
+    "1": "covid_radiography",
+    "2": "chest_xray_pneumonia",
+    "3": "lung_disease",
+    "4": "ham10000",
+    "5": "nih_chestxray14",
+}
 
 
 def commands() -> Iterator[list[str]]:
@@ -100,6 +108,29 @@ def test_files_and_folders_are_there() -> None:
     ours = {name for name in named - theirs if not PLACEHOLDER.search(name) and not name.startswith(".")}
     assert {"requirements.lock", "medflow/", "pipelines/training.py"} <= ours
     assert not [name for name in sorted(ours) if not (ROOT / name).exists()]
+
+
+def of_systems() -> list[tuple[str, list[str]]]:
+    """Commands and settings in the tables of the published systems, each with the dataset of its heading."""
+    found, dataset = [], ""
+    for line in PROSE[PROSE.index("### 1. ") :].split("\n## ")[0].splitlines():
+        if line.startswith("### "):
+            dataset = SYSTEMS[line.removeprefix("### ").partition(".")[0]]
+        for code in re.findall(r"`([^`]+)`", line):
+            words = shlex.split(code)
+            if words[0] == ".venv/bin/medflow" or all("=" in word for word in words):
+                found.append((dataset, words))
+    return found
+
+
+@pytest.mark.parametrize(("dataset", "words"), of_systems(), ids=str)
+def test_what_the_tables_of_the_systems_say_can_be_typed(dataset: str, words: list[str]) -> None:
+    if words[0] != ".venv/bin/medflow":
+        assert load(dataset, words).dataset == dataset
+        return
+    found = parsed(words[1:]).params
+    if words[1] in ("run", "show", "tune") and not words[2].startswith("tuned_"):
+        assert load(found["dataset"], found["settings"] or ()).dataset
 
 
 def test_the_list_of_verbs_is_the_list_of_verbs() -> None:
