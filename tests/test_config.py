@@ -474,6 +474,23 @@ def test_a_loss_is_set_in_a_yaml_and_changed_on_the_command_line(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        (["independent.kind=asymmetric"], Loss(kind="asymmetric")),
+        (["independent={margin: 0.1, kind: asymmetric}"], Loss(kind="asymmetric", margin=0.1)),
+        (["independent.gamma=3", "independent.kind=asymmetric"], Loss(kind="asymmetric", gamma=3)),
+        (["independent.kind=focal"], Loss(kind="focal", gamma=2, alpha=0.25)),
+        (["independent.gamma=3"], Loss(kind="focal", gamma=3, alpha=0.25)),
+    ],
+    ids=lambda item: str(item[0]) if isinstance(item, list) else "",
+)
+def test_a_loss_of_another_kind_takes_nothing_of_the_recipes(typed, expected) -> None:
+    reading = read("nih_chestxray14", [f"train.losses.{pair}" for pair in typed])
+    assert reading.config.train.losses["independent"] == expected
+    assert ("train.losses.independent.alpha" in reading.origins) == (expected.kind == "focal")
+
+
+@pytest.mark.parametrize(
     ("typed", "words"),
     [
         ("{kind: tverksy}", "train.losses.mask.kind: expected .*tversky"),

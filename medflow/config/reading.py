@@ -3,8 +3,8 @@
 Layers, each over the one before: defaults < recipe (named by ``recipe:``) < the dataset's YAML < command line.
 What is then still open, a model's `size` and `stats`, `train.batch_size` and `prune.enabled`,
 comes from ``configs/models.yaml``.
-Mappings merge key by key; a list replaces the list below it. A dotted key in a YAML (``train.stages.0.lr: 3.0e-4``)
-sets that one place after the file's other keys.
+Mappings merge key by key, but a loss of another `kind` begins anew; a list replaces the list below it. A dotted key
+in a YAML (``train.stages.0.lr: 3.0e-4``) sets that one place after the file's other keys.
 
 On the command line alone there are two short forms: ``model.KEY=v`` sets KEY in every listed model that has it,
 ``train.KEY=v`` in every stage. A long key wins over a short form, and a longer key over a shorter one, in any order.
@@ -63,13 +63,19 @@ class _Merge:
     origins: dict[str, Origin] = field(default_factory=dict)
 
     def put(self, key: str, value: Any, origin: Origin) -> None:
-        """Set one place. Mappings merge, everything else replaces. The key's parent must exist."""
+        """Set one place. Mappings merge, everything else replaces. The key's parent must exist.
+
+        A loss of another `kind` takes none of the old one's settings, which may mean nothing to it.
+        """
         parent, name = self._parent(key)
+        if name == "kind" and self._is_named_by_user(key) and parent.get("kind") not in (None, value):
+            parent.clear()
+            self._forget_below(key.rpartition(".")[0])
         before = parent[int(name)] if isinstance(parent, list) else parent.get(name)
         if isinstance(before, dict) and value is None:
             return  # `train:` with all its lines commented out
         if isinstance(before, dict) and isinstance(value, dict):
-            for inner, item in value.items():
+            for inner, item in sorted(value.items(), key=lambda item: item[0] != "kind"):  # before what it clears
                 if "." in inner:
                     refuse(
                         origin.where,
@@ -92,6 +98,10 @@ class _Merge:
             # A name that the user chooses may be opened by a key below it: `train.losses.lung.kind=tversky`.
             at = at[int(part)] if isinstance(at, list) else at.setdefault(part, {})
         return at, name
+
+    def _is_named_by_user(self, key: str) -> bool:
+        """Whether a key stands in a section whose name the user chose, as those of `train.losses`."""
+        return key.count(".") > 1 and isinstance(keys.find(self.tree, key.rsplit(".", 2)[0]), keys.Free)
 
     def _forget_below(self, key: str) -> None:
         for known in [known for known in self.origins if known == key or known.startswith(f"{key}.")]:
@@ -185,13 +195,18 @@ def _merge_document(merge: _Merge, document: Document, layer: Layer) -> None:
     nested = {name: value for name, value in values.items() if "." not in str(name)}
     dotted = {name: value for name, value in values.items() if "." in str(name)}
     for settings in (nested, dotted):
-        for name, value in sorted(settings.items(), key=lambda item: str(item[0]).count(".")):
+        for name, value in sorted(settings.items(), key=lambda item: _turn(str(item[0]))):
             if keys.find(merge.tree, str(name)) is None:
                 unknown_key(_where(document, str(name)), str(name), value, keys.valid_names(merge.tree))
             merge.put(str(name), value, Origin(layer, _where(document, str(name))))
         merge.settle()
         _point_at_lines(merge, document, layer)
         _refuse_shapes(merge)
+
+
+def _turn(key: str) -> tuple[int, bool]:
+    """Shorter keys first, and of equals a `kind` before the settings that depend on it."""
+    return key.count("."), not key.endswith(".kind")
 
 
 def _where(document: Document, key: str) -> str:
@@ -252,7 +267,7 @@ def _refuse_kind(merge: _Merge, key: str, section: Any, kinds: tuple[str, ...], 
 def _merge_command_line(merge: _Merge, pairs: Sequence[_Pair]) -> None:
     """Long keys first, shorter before longer; then short forms, where no long key has spoken."""
     longs = [pair for pair in pairs if keys.short_targets(merge.tree, pair.key) is None]
-    for pair in sorted(longs, key=lambda pair: pair.key.count(".")):
+    for pair in sorted(longs, key=lambda pair: _turn(pair.key)):
         if keys.find(merge.tree, pair.key) is None:
             unknown_key("command line", pair.key, pair.value, keys.valid_names(merge.tree))
         merge.put(pair.key, pair.value, pair.origin)
