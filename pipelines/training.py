@@ -26,6 +26,7 @@ from zenml import pipeline
 import steps
 from medflow import datasets
 from medflow.config.sections import RunConfig
+from medflow.model_files import files_of
 from medflow.platform import training_tracker
 from medflow.platform.caching import sound
 from medflow.records import HeadSpec
@@ -87,7 +88,7 @@ def _train(config: RunConfig, train, val, pixels):
     normalization = sound(steps.normalize)(train=train, pixels=pixels)
     bundles, evaluations = [], []
     for model in config.models:
-        bundle, _ = sound(steps.train)(
+        bundle, _ = sound(steps.train, files=files_of(model))(
             train=train, val=val, pixels=pixels, normalization=normalization, heads=heads(config),
             model=model, config=config.train, id=f"train_{model.key}",
         )  # fmt: skip

@@ -10,6 +10,7 @@ from zenml import pipeline
 
 import steps
 from medflow.config.sections import RunConfig, SearchConfig, TuneBudget
+from medflow.model_files import files_of
 from medflow.platform import studies, training_tracker
 from medflow.platform.caching import sound
 from pipelines.training import heads, parted
@@ -23,7 +24,7 @@ def tuning(config: RunConfig, search: SearchConfig, budget: TuneBudget):
     def medflow_tuning():
         rows = parted(config)
         normalization = sound(steps.normalize)(train=rows.train, pixels=rows.pixels)
-        sound(steps.tune)(
+        sound(steps.tune, files=[path for model in config.models for path in files_of(model)])(
             train=rows.train, val=rows.val, pixels=rows.pixels, normalization=normalization,
             heads=heads(config), config=studies.learning(config), search=search,
         )  # fmt: skip

@@ -10,6 +10,9 @@ import pytest
 
 import steps
 from medflow import imports
+from medflow.config.sections import ImageTextModel, TimmModel
+from medflow.config.sections.text import TextEncoder
+from medflow.model_files import files_of
 from medflow.platform import caching, code
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -149,6 +152,21 @@ def test_docstrings_comments_and_layout_do_not_count(tmp_path):
         '"""Two."""\nclass A:\n    # about x\n    x: int = 1\ndef f( y ):\n    """Doc."""\n    return y\n'
     )
     assert imports.module_digest(first) == imports.module_digest(second)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "encoder/model.safetensors"])
+def test_a_file_that_a_model_starts_from_counts_by_its_bytes(tmp_path, name):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    model = TimmModel(name="test_resnet", pretrained=str(path))
+    if "/" in name:
+        model = ImageTextModel(name="test_resnet", pretrained="none", text=TextEncoder(encoder=str(path.parent)))
+    seen = []
+    for data in (b"one", b"two", b"one"):
+        path.write_bytes(data)
+        seen.append(caching.sound(STEPS["train"], files=files_of(model)).configuration.environment)
+    assert seen[0] == seen[2] != seen[1]
+    assert files_of(TimmModel(name="test_resnet")) == ()
 
 
 @pytest.mark.parametrize("name", sorted(STEPS))

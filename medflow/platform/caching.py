@@ -2,7 +2,8 @@
 
 Key: ZenML hashes the step's name, parameters, inputs (by content hash), outputs and environment. The
 step's own source text is taken out (it counts comments) and the digest of its import closure
-(`medflow.platform.code`) is put in, through an environment variable of the step.
+(`medflow.platform.code`) is put in, through an environment variable of the step; likewise the bytes of
+files that its settings name.
 
 Hit: ZenML never looks whether a cached artifact still exists. ``checked_hits`` does, at the moment a
 key matches: a step run with a missing, truncated or altered output is expired and the step runs.
@@ -13,9 +14,10 @@ would have to guess which of all earlier step runs will match.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from zenml.config.cache_policy import CachePolicy
@@ -24,19 +26,26 @@ from zenml.orchestrators import cache_utils
 
 from medflow.imports import FIRST_PARTY
 from medflow.platform import code, stack, stored
+from medflow.records import digest_of, file_digest
 
 if TYPE_CHECKING:
     from zenml.models import StepRunResponse
     from zenml.steps import BaseStep
 
 CODE_VARIABLE = "MEDFLOW_CODE"
+FILES_VARIABLE = "MEDFLOW_FILES"
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
 
-def sound(step: BaseStep, *, also: Iterable[str] = ()) -> BaseStep:
-    """``step`` with the code it reaches in its cache key; ``also`` names modules found at run time."""
-    digest = code.digest(roots(step, also=also))
-    return step.with_options(environment={CODE_VARIABLE: digest}, cache_policy=CachePolicy(include_step_code=False))
+def sound(step: BaseStep, *, also: Iterable[str] = (), files: Sequence[Path] = ()) -> BaseStep:
+    """``step`` with the code it reaches in its cache key; ``also`` names modules found at run time.
+
+    So are the bytes of ``files``, which its settings name: a path stays the same when what lies there does not.
+    """
+    environment = {CODE_VARIABLE: code.digest(roots(step, also=also))}
+    if files:
+        environment[FILES_VARIABLE] = digest_of([[path.name, file_digest(path)] for path in files])
+    return step.with_options(environment=environment, cache_policy=CachePolicy(include_step_code=False))
 
 
 def roots(step: BaseStep, *, also: Iterable[str] = ()) -> tuple[str, ...]:
