@@ -20,7 +20,8 @@ def with_report_share(bundle: Bundle, val: Manifest, pixels: Pixels) -> Bundle:
     _, unread = _score(bundle, val, pixels, (None,) * len(val))
     if math.isnan(read) or math.isnan(unread):
         return bundle
-    note = f"on validation rows {name} {read:.3f} with their reports, {unread:.3f} without any"
+    # Pruned and quantized bundles inherit the note.
+    note = f"as trained, on validation rows {name} {read:.3f} with their reports, {unread:.3f} without any"
     card = bundle.card.model_copy(update={"notes": (*bundle.card.notes, note)})
     return Bundle(root=bundle.root, card=card).write_card()
 

@@ -207,7 +207,8 @@ def test_a_tuning_shares_the_data_steps_and_its_trials_are_children_of_one_mlflo
 
 def test_a_model_that_timm_lacks_is_refused_before_anything_is_read():
     before = len(runs.recent(100))
-    unknown = load("phantom", ["models=[{kind: timm, name: resnet19, pretrained: none}]", "heads=[diagnosis]"])
+    model = "models=[{kind: timm, name: resnet19, pretrained: none}]"
+    unknown = load("phantom", [model, "heads=[diagnosis]", "promote.floors=[]"])
     with pytest.raises(ModelError, match="resnet19"):
         runs.run(unknown)
     assert len(runs.recent(100)) == before
