@@ -27,9 +27,9 @@ def finish(root: Path, card: ModelCard, weights: Path, val: Manifest, pixels: Pi
     """Make the bundle ``root`` from a weights or graph file and the card as far as its maker knows it.
 
     ``weights`` is moved into the bundle; the tokenizer of a model that reads reports lies beside it and is copied.
-    Filled in here, whatever the given card says: ``thresholds`` and ``temperatures`` (fitted on ``val``),
-    ``weights_digest``, ``bytes`` and ``latency_ms``. An existing ``root`` is replaced. Raises DataError where ``val``
-    is empty or was packed for another input.
+    Filled in here, whatever the given card says: ``thresholds`` and ``temperatures`` (fitted on ``val``, by the card's
+    operating point), ``weights_digest``, ``bytes`` and ``latency_ms``. An existing ``root`` is replaced. Raises
+    DataError where ``val`` is empty or was packed for another input.
     """
     if not len(val):
         raise DataError("there are no validation rows to calibrate on", hint="give `split.val` a larger share")
@@ -57,7 +57,7 @@ def calibrate_on(scorer: Scorer, card: ModelCard, val: Manifest, pixels: Pixels)
     rows, has_mask = val.pixel_rows(), val.has_mask()
     targets = {head.name: val.targets(head) for head in card.heads if head.kind != "mask"}
     masks = [head.name for head in card.heads if head.kind == "mask"]
-    calibrator = Calibrator(card.heads)
+    calibrator = Calibrator(card.heads, card.operating_point)
     for part, logits in score(scorer, val, store):
         truth = store.masks(rows[part]) if masks else None
         calibrator.add(

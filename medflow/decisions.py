@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from medflow import thresholds as cutting
 from medflow.errors import DataError
-from medflow.records import HeadSpec, Record, Temperature, Threshold
+from medflow.records import HeadSpec, OperatingPoint, Record, Temperature, Threshold
 
 TEMPERATURE_MIN, TEMPERATURE_MAX = 0.25, 10.0
 """A validation set that is classified without an error would drive the temperature to 0: it stops here."""
-DEFAULT_THRESHOLD = 0.5
 MASK_CUTS = np.linspace(-4.0, 4.0, 33)
 """Logits at which a mask may be cut. In logits, so that the cuts do not move with the temperature."""
 ROWS_AT_ONCE = 32
@@ -96,7 +96,7 @@ def decide(
 def threshold_values(head: HeadSpec, thresholds: Sequence[Threshold]) -> np.ndarray:
     """One threshold for each label of a head, float64 (labels,), in label order."""
     known = {item.label: item.value for item in thresholds if item.head == head.name}
-    return np.array([known.get(label, DEFAULT_THRESHOLD) for label in head.labels], dtype=np.float64)
+    return np.array([known.get(label, cutting.DEFAULT) for label in head.labels], dtype=np.float64)
 
 
 # -- calibration ---------------------------------------------------------------------------------
@@ -108,6 +108,7 @@ def calibrate(
     heads: Sequence[HeadSpec],
     masks: Mapping[str, np.ndarray] | None = None,
     has_mask: np.ndarray | None = None,
+    operating_point: OperatingPoint = cutting.YOUDEN,
 ) -> Calibration:
     """Temperature of each head and threshold of each label, fitted on validation rows.
 
@@ -115,7 +116,7 @@ def calibrate(
     if None). Large mask logits may be a memory map: rows are read a few at a time. Where they do not fit at all,
     feed a ``Calibrator`` batch by batch instead.
     """
-    calibrator = Calibrator(heads)
+    calibrator = Calibrator(heads, operating_point)
     for rows in _slices(len(next(iter(logits.values())))):
         calibrator.add(
             {name: values[rows] for name, values in logits.items()},
@@ -129,8 +130,9 @@ def calibrate(
 class Calibrator:
     """``calibrate`` fed batch by batch. Keeps label logits, and for each mask only 33 pairs of counts."""
 
-    def __init__(self, heads: Sequence[HeadSpec]) -> None:
+    def __init__(self, heads: Sequence[HeadSpec], operating_point: OperatingPoint = cutting.YOUDEN) -> None:
         self._heads = tuple(heads)
+        self._operating_point = operating_point
         self._labels: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {
             head.name: [] for head in heads if head.kind != "mask"
         }
@@ -173,7 +175,8 @@ class Calibrator:
         # float32 on purpose: the threshold must separate the numbers that `decide` will see.
         scores = sigmoid(logits.astype(np.float32) / np.float32(temperature))
         columns = zip(head.labels, scores.T, targets.T, strict=True)
-        return temperature, [_youden(head.name, label, score, truth) for label, score, truth in columns]
+        point = self._operating_point
+        return temperature, [cutting.fitted(point, head.name, label, score, truth) for label, score, truth in columns]
 
     def _fit_mask(self, head: HeadSpec) -> tuple[float, list[Threshold]]:
         tally = self._masks[head.name]
@@ -306,33 +309,6 @@ def _best_temperature(loss: Callable[[float], float], tolerance: float = 1e-6) -
 # -- thresholds ----------------------------------------------------------------------------------
 
 
-def _youden(head: str, label: str, scores: np.ndarray, truth: np.ndarray) -> Threshold:
-    """The threshold with the largest sensitivity + specificity - 1 (Youden 1950).
-
-    It lies half-way between the two scores that it parts; of equally good ones the nearest to 0.5 is taken.
-    ``default`` (0.5) where a label lacks positives or negatives, or where no threshold beats a coin.
-    """
-    known = ~np.isnan(truth)
-    values, index = np.unique(scores[known].astype(np.float64), return_inverse=True)
-    positive = truth[known] > 0.5
-    if positive.all() or not positive.any():
-        return Threshold(head=head, label=label, value=DEFAULT_THRESHOLD, rule="default")
-    hits = _share_at_or_above(index[positive], len(values))
-    alarms = _share_at_or_above(index[~positive], len(values))
-    gain = hits - alarms
-    if gain.max() <= 1e-12:
-        return Threshold(head=head, label=label, value=DEFAULT_THRESHOLD, rule="default")
-    below = np.concatenate([[0.0], values[:-1]])
-    cuts = ((values + below) / 2)[gain >= gain.max() - 1e-12]
-    value = float(cuts[np.argmin(np.abs(cuts - DEFAULT_THRESHOLD))])
-    return Threshold(head=head, label=label, value=value, rule="youden")
-
-
-def _share_at_or_above(index: np.ndarray, size: int) -> np.ndarray:
-    counts = np.bincount(index, minlength=size)
-    return np.cumsum(counts[::-1])[::-1] / len(index)
-
-
 def _argmax_thresholds(head: HeadSpec) -> list[Threshold]:
     """Recorded, not applied: no class can win below one over the number of classes."""
     value = 1.0 / len(head.labels)
@@ -342,7 +318,7 @@ def _argmax_thresholds(head: HeadSpec) -> list[Threshold]:
 def _default_thresholds(head: HeadSpec) -> list[Threshold]:
     if head.kind == "exclusive":
         return _argmax_thresholds(head)
-    return [Threshold(head=head.name, label=label, value=DEFAULT_THRESHOLD, rule="default") for label in head.labels]
+    return [Threshold(head=head.name, label=label, value=cutting.DEFAULT, rule="default") for label in head.labels]
 
 
 # -- what comes in -------------------------------------------------------------------------------

@@ -15,7 +15,17 @@ from medflow.checkpoint import Checkpoints
 from medflow.config.sections import ImageTextModel, ModelConfig, TrainConfig
 from medflow.fit import Data, fit
 from medflow.pretrained import load_pretrained
-from medflow.records import Bundle, HeadSpec, Manifest, ModelCard, Normalization, Pixels, content, digest_of
+from medflow.records import (
+    Bundle,
+    HeadSpec,
+    Manifest,
+    ModelCard,
+    Normalization,
+    OperatingPoint,
+    Pixels,
+    content,
+    digest_of,
+)
 from medflow.report_share import with_report_share
 from medflow.text_encoder import fill, prepare
 from medflow.tracking import Files, Tracker
@@ -61,6 +71,7 @@ def train(
         weights_from=weights_from,
         text=reader.reading if reader else None,
         training=log,
+        operating_point=OperatingPoint(rule=config.calibrate.rule, at=config.calibrate.at),
         training_config=config.model_dump(mode="json"),
         data_digest=rows.digest(),
         weights_digest="",

@@ -461,6 +461,18 @@ def _at(tree: object, key: str) -> object:
     return tree
 
 
+# -- the operating point ---------------------------------------------------------------------------
+
+
+def test_an_operating_point_is_a_rule_and_what_it_needs() -> None:
+    found = load("nih_chestxray14", ["train.calibrate.rule=sensitivity", "train.calibrate.at=0.9"]).train.calibrate
+    assert (found.rule, found.at) == ("sensitivity", 0.9)
+    assert load("nih_chestxray14").train.calibrate.rule == "youden"
+    for typed in ("train.calibrate.rule=sensitivity", "train.calibrate.at=0.9", "train.calibrate.at=1.0"):
+        with pytest.raises(ConfigError, match=r"train\.calibrate"):
+            load("nih_chestxray14", [typed])
+
+
 # -- losses: a mapping by head, whose values are a mapping or a list --------------------------------
 
 

@@ -16,7 +16,7 @@ from scored import EXCLUSIVE, INDEPENDENT, MASK
 from medflow import decisions
 from medflow.decisions import Calibrator, calibrate, decide, probabilities, sigmoid, softmax
 from medflow.errors import DataError
-from medflow.records import Temperature, Threshold
+from medflow.records import OperatingPoint, Temperature, Threshold
 
 LOGITS = hnp.arrays(np.float32, (7, 3), elements=st.floats(-80, 80, width=32))
 
@@ -158,6 +158,40 @@ def test_no_threshold_has_a_larger_youden_index(seed, rows):
 
 def youden(decided: np.ndarray, true: np.ndarray) -> float:
     return float(decided[true].mean() - decided[~true].mean())
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 10_000), st.integers(20, 80), st.sampled_from([0.5, 0.8, 0.9]))
+def test_a_sensitivity_is_reached_by_the_highest_threshold_that_does(seed, rows, at):
+    rng = np.random.default_rng(seed)
+    logits = np.round(rng.normal(size=(rows, 2)), 1).astype(np.float32)
+    targets = (rng.random((rows, 2)) < [0.5, 0.2]).astype(float)
+    targets[rng.random((rows, 2)) < 0.1] = np.nan
+    point = OperatingPoint(rule="sensitivity", at=at)
+    fitted = calibrate({"findings": logits}, {"findings": targets}, [INDEPENDENT], operating_point=point)
+    youdens = calibrate({"findings": logits}, {"findings": targets}, [INDEPENDENT])
+    assert fitted.temperatures == youdens.temperatures
+    scores = probabilities({"findings": logits}, [INDEPENDENT], fitted.temperatures)["findings"]
+    decided = decide({"findings": scores}, [INDEPENDENT], fitted.thresholds)["findings"]
+    for place, cut in enumerate(fitted.thresholds):
+        positive, known = targets[:, place] == 1, ~np.isnan(targets[:, place])
+        if positive.sum() < 10:
+            assert cut.value == youdens.thresholds[place].value
+            told = f"({positive.sum()} positives, sensitivity {at:g} needs 10)"
+            assert cut.rule == f"{youdens.thresholds[place].rule} {told}"
+            continue
+        assert cut.rule == f"sensitivity {at:g}"
+        assert decided[positive, place].mean() >= at - 1e-9
+        lowest = scores[decided[:, place] & known, place].min()
+        assert (scores[positive, place] > lowest).mean() < at - 1e-9, "a higher threshold would reach it too"
+
+
+def test_a_sensitivity_near_1_needs_more_positives():
+    logits = np.linspace(-3, 3, 40, dtype=np.float32)[:, None].repeat(2, axis=1)
+    targets = (logits > 0).astype(float)
+    point = OperatingPoint(rule="sensitivity", at=0.98)
+    fitted = calibrate({"findings": logits}, {"findings": targets}, [INDEPENDENT], operating_point=point)
+    assert fitted.thresholds[0].rule == "youden (20 positives, sensitivity 0.98 needs 50)"
 
 
 def mask_rows(images: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -19,9 +19,22 @@ from safetensors.numpy import load_file
 
 from medflow import models
 from medflow.checkpoint import Checkpoints
-from medflow.config.sections import Augment, MonaiUNet, Stage, TimmModel, TrainConfig
+from medflow.config.sections import (
+    Augment,
+    Calibrate,
+    EvaluateConfig,
+    ExportConfig,
+    MonaiUNet,
+    QuantizeConfig,
+    Stage,
+    TimmModel,
+    TrainConfig,
+)
 from medflow.errors import ConfigError, TrainingError
+from medflow.evaluate import evaluate
+from medflow.export import export_onnx
 from medflow.fit import Data, fit
+from medflow.quantize import quantize
 from medflow.records import Bundle, Finding
 from medflow.schedule import lr_at
 from medflow.scoring import open_scorer
@@ -92,6 +105,19 @@ def test_the_bundle_is_complete_and_says_what_the_network_says(tmp_path):
     assert len(golden["image"]) == 8
     assert np.array_equal(open_scorer(again)(golden["image"])["diagnosis"], golden["diagnosis"])
     assert not LocalFiles(tmp_path / "checkpoints").names()
+
+
+def test_thresholds_reach_the_sensitivity_that_is_asked_for_in_each_variant(tmp_path):
+    asked = QUICK.model_copy(update={"calibrate": Calibrate(rule="sensitivity", at=0.8), "stages": (Stage(epochs=1),)})
+    rows, _, pixels, normalization = tiny.make(tmp_path / "pixels", rows=72)
+    where = {"work": tmp_path / "work", "tracker": Silent(), "checkpoints": LocalFiles(tmp_path / "checkpoints")}
+    made = train(rows, rows, pixels, normalization, (tiny.FINDINGS,), MODEL, asked, **where)
+    graph = export_onnx(made, rows, pixels, ExportConfig(), work=tmp_path / "onnx")
+    small = quantize(graph, rows, rows, pixels, QuantizeConfig(calibration_images=8), work=tmp_path / "int8")
+    for bundle in (made, graph, small):
+        assert {cut.rule for cut in bundle.card.thresholds} == {"sensitivity 0.8"}
+        measured = evaluate(bundle, rows, pixels, EvaluateConfig(resamples=100), "val").evaluation
+        assert all(measured.score("recall", label=label).value >= 0.8 for label in tiny.FINDINGS.labels)
 
 
 def test_a_warning_of_the_split_is_a_note_of_the_card(tmp_path):

@@ -46,7 +46,16 @@ class Threshold(Record):
     value: float
     """A label is called positive at or above this probability (after temperature)."""
     rule: str
-    """How it was fitted, such as ``argmax``, ``youden`` or ``dice``."""
+    """How it was fitted, such as ``argmax``, ``youden``, ``sensitivity 0.9`` or ``dice``."""
+
+
+class OperatingPoint(Record):
+    """By which rule the thresholds of independent labels are fitted on validation rows."""
+
+    rule: Literal["youden", "sensitivity"] = "youden"
+    """``youden``: largest sensitivity + specificity - 1. ``sensitivity``: the highest threshold that reaches ``at``."""
+    at: float | None = None
+    """Sensitivity to reach, between 0 and 1; None with ``youden``."""
 
 
 class Temperature(Record):
@@ -146,6 +155,8 @@ class ModelCard(Record):
     """None where the model reads no reports."""
     training: TrainingLog | None = None
     training_config: Mapping[str, Any] = Field(default_factory=dict)
+    operating_point: OperatingPoint = OperatingPoint()
+    """How ``thresholds`` of independent labels are fitted, for this bundle and all that is made from it."""
     thresholds: tuple[Threshold, ...] = ()
     temperatures: tuple[Temperature, ...] = ()
     pruned: tuple[PrunedLayer, ...] = ()

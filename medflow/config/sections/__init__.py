@@ -35,12 +35,13 @@ from medflow.config.sections.models import (
 from medflow.config.sections.run import RunConfig
 from medflow.config.sections.text import TextEncoder
 from medflow.config.sections.tracking import TrackerName, WandbConfig
-from medflow.config.sections.training import Mixing, Stage, TrainConfig
+from medflow.config.sections.training import Calibrate, Mixing, Stage, TrainConfig
 from medflow.config.sections.tuning import Dimension, SearchConfig, TuneBudget
 
 __all__ = [
     "FITS",
     "Augment",
+    "Calibrate",
     "ChooseConfig",
     "Declaration",
     "Declared",

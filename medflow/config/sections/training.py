@@ -61,6 +61,23 @@ class Mixing(Section):
     """Of a batch to be mixed."""
 
 
+class Calibrate(Section):
+    """At which probability an independent label is called positive, fitted on validation rows."""
+
+    rule: Literal["youden", "sensitivity"] = "youden"
+    """`youden` takes the largest sensitivity + specificity - 1. `sensitivity` takes the highest threshold that finds
+    the share `at` of the positives, where a miss costs more than a false alarm."""
+    at: float | None = Field(None, gt=0, lt=1)
+    """Sensitivity to reach on validation rows. A label with less than 10 positives there, or 1 / (1 - at) if that is
+    more, keeps the Youden threshold, and its rule says so. None with `youden`."""
+
+    @model_validator(mode="after")
+    def _means_something(self) -> Calibrate:
+        if (self.rule == "sensitivity") != (self.at is not None):
+            raise ValueError("rule: sensitivity needs the sensitivity to reach, such as at: 0.9; youden takes none")
+        return self
+
+
 class TrainConfig(Section):
     seed: int = 0
     stages: tuple[Stage, ...] = (Stage(),)
@@ -91,6 +108,9 @@ class TrainConfig(Section):
     """Compute the backbone's activations twice instead of keeping them: less memory, about a third more time."""
     monitor: str = "auto"
     """`auto` (macro AUROC of the label head, else Dice), or a metric name; larger is better."""
+    calibrate: Calibrate = Calibrate()
+    """The operating point of independent labels. It goes into the model's card, and holds for what is pruned,
+    exported and quantized from it."""
     augment: Augment = Augment()
     workers: int = Field(0, ge=0, le=64)
     """Threads that prepare batches ahead."""
