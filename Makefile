@@ -10,7 +10,7 @@ PACKAGES := $(VENV)/.packages
 INSTALLED := $(VENV)/.installed
 
 # Two processes, each with a state folder of its own; a file of tests stays in one, so that what it made is made once.
-SIDE_BY_SIDE := -n 2 --dist loadfile
+SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow bench table-systems lint

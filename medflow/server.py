@@ -1,11 +1,10 @@
 """Runs a packaged service as a process: started, waited for, and stopped with everything it started.
 
-Where this process is killed and can stop nothing, Linux ends the service in its place (``_end_with``).
+Where this process is killed and can stop nothing, Linux ends the service in its place (``medflow.orphans``).
 """
 
 from __future__ import annotations
 
-import ctypes
 import ipaddress
 import os
 import shutil
@@ -18,7 +17,6 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +25,7 @@ from typing import Self
 
 import psutil
 
+from medflow import orphans
 from medflow.errors import ArtifactError, ServingError
 from medflow.home import home as medflow_home
 from medflow.records import Package, file_digest
@@ -37,7 +36,6 @@ STOP_SECONDS = 10.0
 POLL_SECONDS = 0.1
 LOG_LINES = 5
 #: prctl(2): a signal for this process when the thread that started it ends.
-PR_SET_PDEATHSIG = 1
 
 
 @dataclass
@@ -156,23 +154,8 @@ def _spawn(bento: Path, host: str, port: int, scratch: Path, log: Path) -> subpr
             stdout=stream,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_end_with(os.getpid()) if sys.platform == "linux" else None,
+            preexec_fn=orphans.end_with(os.getpid()),
         )
-
-
-def _end_with(parent: int) -> Callable[[], None]:
-    """What a new process does before it becomes the service: ask for a SIGTERM when ``parent`` is gone.
-
-    Linux counts the thread that starts it as its parent, so a service is started from a thread that stays.
-    """
-    prctl = ctypes.CDLL(None, use_errno=True).prctl  # loaded before the fork, where little may be done
-
-    def ask() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-        if os.getppid() != parent:  # it went before it could be asked for
-            os._exit(128 + signal.SIGTERM)
-
-    return ask
 
 
 def _wait_ready(server: Server, seconds: float) -> None:

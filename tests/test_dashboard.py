@@ -59,11 +59,7 @@ def run() -> RunOutcome:
 @pytest.fixture(scope="module")
 def addresses(run: RunOutcome) -> Iterator[dict[str, str]]:
     """What `medflow dashboard` prints; it is stopped as a terminal would, and must take both servers with it."""
-    ports = [str(_free_port()) for _ in range(2)]
-    command = [sys.executable, "-m", "medflow.cli", "dashboard", "--zenml-port", ports[0], "--mlflow-port", ports[1]]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    assert process.stdout
-    found = dict(line.split() for line in (process.stdout.readline(), process.stdout.readline()))
+    process, found = start()
     yield found
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 0
@@ -144,6 +140,32 @@ def test_mlflow_shows_the_run_and_below_it_its_models(page: Page, addresses: dic
 
 
 # -- in the page ---------------------------------------------------------------------------------
+
+
+def test_a_killed_dashboard_takes_both_servers_with_it(run: RunOutcome) -> None:
+    process, found = start()
+    process.kill()
+    deadline = time.monotonic() + PATIENCE_MS / 1000
+    while any(map(_answers, found.values())):
+        assert time.monotonic() < deadline, "a server lives on"
+        time.sleep(0.2)
+
+
+def start() -> tuple[subprocess.Popen[str], dict[str, str]]:
+    """`medflow dashboard` on free ports, and the addresses that it prints."""
+    ports = [str(_free_port()) for _ in range(2)]
+    command = [sys.executable, "-m", "medflow.cli", "dashboard", "--zenml-port", ports[0], "--mlflow-port", ports[1]]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert process.stdout
+    return process, dict(line.split() for line in (process.stdout.readline(), process.stdout.readline()))
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urlopen(address, timeout=5):
+            return True
+    except OSError:
+        return False
 
 
 def node_of(artifact: str) -> str:

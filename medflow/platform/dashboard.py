@@ -18,6 +18,7 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from medflow import orphans
 from medflow.errors import PlatformError
 from medflow.home import home
 from medflow.platform import stack
@@ -95,7 +96,12 @@ def _start(name: str, command: list[str], environment: Mapping[str, str]) -> sub
     with log.open("wb") as stream:
         # A session of its own, so that Ctrl-C reaches this process alone, which then stops both in order.
         return subprocess.Popen(
-            command, env={**variables, **environment}, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            env={**variables, **environment},
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=orphans.end_with(os.getpid()),
         )
 
 
