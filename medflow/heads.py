@@ -23,6 +23,7 @@ from medflow.config.sections import FITS, Loss, TrainConfig
 from medflow.config.sections.losses import HeadKind
 from medflow.errors import ConfigError, ModelError
 from medflow.records import HeadSpec
+from medflow.sampling import balanced
 
 #: A label with 3 positives in 100,000 rows would otherwise weigh as much as all the others together.
 LARGEST_WEIGHT: Final = 100.0
@@ -136,11 +137,13 @@ class Objective(nn.Module):
         """
         super().__init__()
         names = [spec.name for spec in specs]
+        labels = {spec.name: targets[spec.name] for spec in specs if spec.kind != "mask"}
+        chances = balanced(labels) if config.sampler == "balanced" else None
         _refuse_unknown("train.loss_weights", config.loss_weights, names)
         _refuse_unknown("train.losses", config.losses, [*names, *get_args(HeadKind)])
         chosen = {spec.name: losses_of(spec, config) for spec in specs}
         self.class_weights = {
-            spec.name: class_weights(spec, targets[spec.name])
+            spec.name: class_weights(spec, targets[spec.name], chances)
             for spec in specs
             if config.class_weights and spec.kind != "mask" and any(map(_is_weighed, chosen[spec.name]))
         }
@@ -222,8 +225,11 @@ def known_terms(spec: HeadSpec, targets: np.ndarray) -> np.ndarray:
     return ~np.isnan(targets)
 
 
-def class_weights(spec: HeadSpec, targets: np.ndarray) -> tuple[float, ...]:
+def class_weights(spec: HeadSpec, targets: np.ndarray, chances: np.ndarray | None = None) -> tuple[float, ...]:
     """One weight a label from the training rows' targets, float32 (N, k); empty for a mask.
+
+    ``chances``, float64 (N,) with sum 1, are those by which a sampler draws the rows: frequencies are those of the
+    draws, so that a rare class is not raised twice. None: every row is drawn once.
 
     Exclusive: inverse frequency, scaled so that the mean over the known rows is 1. Independent: negatives
     over positives of each label. A label never seen weighs 1; none weighs more than ``LARGEST_WEIGHT``.
@@ -237,13 +243,15 @@ def class_weights(spec: HeadSpec, targets: np.ndarray) -> tuple[float, ...]:
             f"head {spec.name!r} has no known label in {len(targets)} training rows",
             hint="leave the head out with `heads=[...]`, or check the dataset's label columns",
         )
+    drawn = np.ones(len(targets)) if chances is None else chances * len(targets)
     if spec.kind == "exclusive":
-        counts = np.nan_to_num(targets[known]).sum(axis=0, dtype=np.float64)
-        weights = known.sum() / (len(spec.labels) * np.maximum(counts, 1.0))
+        counts = (np.nan_to_num(targets) * (drawn * known)[:, None]).sum(axis=0, dtype=np.float64)
+        weights = (drawn * known).sum() / (len(spec.labels) * np.maximum(counts, 1.0))
         seen = counts > 0
     else:
-        positive = np.nansum(targets, axis=0, dtype=np.float64)
-        weights = (known.sum(axis=0) - positive) / np.maximum(positive, 1.0)
-        seen = (positive > 0) & (positive < known.sum(axis=0))
+        positive = np.nansum(targets * drawn[:, None], axis=0, dtype=np.float64)
+        negative = (known * drawn[:, None]).sum(axis=0) - positive
+        seen = (np.nansum(targets, axis=0) > 0) & (np.nansum(1.0 - targets, axis=0) > 0)
+        weights = negative / np.where(seen, positive, 1.0)
     weights = np.where(seen, np.minimum(weights, LARGEST_WEIGHT), 1.0)
     return tuple(float(weight) for weight in weights)

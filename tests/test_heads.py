@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from medflow.config.sections import TrainConfig
 from medflow.errors import ConfigError, ModelError
 from medflow.heads import LARGEST_WEIGHT, Objective, class_weights, known_terms, make
+from medflow.sampling import balanced
 
 SPECS = (LABELS, FINDINGS, REGION)
 
@@ -120,6 +121,14 @@ def test_class_weights_of_labels_are_negatives_over_positives_and_bounded():
 def test_a_class_never_seen_weighs_one():
     targets = np.eye(3, dtype=np.float32)[[0, 0, 1]]
     assert class_weights(LABELS, targets)[2] == 1.0
+
+
+def test_a_rare_class_that_is_drawn_often_is_not_raised_a_second_time():
+    targets = np.eye(3, dtype=np.float32)[np.repeat(np.arange(3), (90, 8, 2))]
+    assert class_weights(LABELS, targets, balanced({"d": targets})) == pytest.approx((1.0, 1.0, 1.0))
+    findings = np.zeros((100, 2), dtype=np.float32)
+    findings[:10, 0] = findings[10:30, 1] = 1
+    assert class_weights(FINDINGS, findings, balanced({"f": findings})) == pytest.approx((2.0, 2.0))
 
 
 def test_a_head_without_a_known_row_is_refused():

@@ -23,12 +23,18 @@ def placement(dataset: str, source: Source, config: SplitConfig) -> Placement:
     so that `split` stays cached. A new state of the source starts from the result of the last split, so
     that a group never moves from test to training. Other settings start afresh.
     """
-    earlier = [run for run in _completed(dataset) if _settings(run) == config]
+    earlier = [run for run in _completed(dataset) if _drawn_alike(_settings(run), config)]
     for run in earlier:
         if _output(run, "resolve", "source").content_hash == source.digest():
             given: Placement = _output(run, "resolve", "placement").load()
             return given
     return _result(earlier[0]) if earlier else Placement()
+
+
+def _drawn_alike(first: SplitConfig | None, second: SplitConfig) -> bool:
+    """Whether both draw the same split; what is allowed to be missing does not count, once it is no longer missing."""
+    plain = {"allow_missing_groups": False}
+    return first is not None and first.model_copy(update=plain) == second.model_copy(update=plain)
 
 
 def _completed(dataset: str) -> Iterator[PipelineRunResponse]:
