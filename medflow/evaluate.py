@@ -113,6 +113,8 @@ def measure(
     """Every metric of every head with its interval (bootstrap by group), and what the card says of cost."""
     card = bundle.card
     exclusive = [head for head in predictions.heads if head.kind == "exclusive"]
+    independent = [head for head in predictions.heads if head.kind == "independent"]
+    said, true = predictions.probabilities, predictions.targets
     return Evaluation(
         bundle_digest=predictions.bundle_digest,
         rows_digest=predictions.rows_digest,
@@ -120,9 +122,10 @@ def measure(
         variant=card.variant,
         role=role,
         scores=scores(predictions, config),
-        confusion={
-            head.name: metrics.confusion(predictions.probabilities[head.name], predictions.targets[head.name])
-            for head in exclusive
+        confusion={head.name: metrics.confusion(said[head.name], true[head.name]) for head in exclusive},
+        counts={
+            head.name: metrics.label_counts(head, said[head.name], true[head.name], predictions.thresholds)
+            for head in independent
         },
         confidence=config.confidence,
         bytes=card.bytes,

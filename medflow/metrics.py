@@ -30,7 +30,7 @@ import numpy as np
 
 from medflow.decisions import decide, dice_from_counts
 from medflow.errors import DataError
-from medflow.records import HeadSpec, Predictions, Threshold
+from medflow.records import HeadSpec, LabelCounts, Predictions, Threshold
 
 ECE_BINS = 15
 SMALLER_IS_BETTER = frozenset({"ece", "brier"})
@@ -161,6 +161,24 @@ class IndependentMeasures(Measures):
     def __call__(self, weights: np.ndarray) -> np.ndarray:
         per_label = np.stack([label(weights) for label in self._labels])
         return np.concatenate([per_label.reshape(-1, weights.shape[1]), _mean_of_defined(per_label)])
+
+
+def label_counts(
+    head: HeadSpec, probabilities: np.ndarray, targets: np.ndarray, thresholds: Sequence[Threshold]
+) -> tuple[LabelCounts, ...]:
+    """Right and wrong decisions of an independent head, (n, k) each, over the rows that are known for a label."""
+    decisions = decide({head.name: probabilities}, [head], thresholds)[head.name]
+    known, true = ~np.isnan(targets), targets > 0.5
+    return tuple(
+        LabelCounts(
+            label=label,
+            true_positives=int((known & true & decisions)[:, k].sum()),
+            false_positives=int((known & ~true & decisions)[:, k].sum()),
+            false_negatives=int((known & true & ~decisions)[:, k].sum()),
+            true_negatives=int((known & ~true & ~decisions)[:, k].sum()),
+        )
+        for k, label in enumerate(head.labels)
+    )
 
 
 class _Label:

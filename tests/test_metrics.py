@@ -124,6 +124,22 @@ def test_no_known_row_at_all_is_undefined_and_silent():
 
 @settings(max_examples=40, deadline=None)
 @given(SEEDS)
+def test_counts_of_a_label_are_the_confusion_of_its_known_rows(seed):
+    scores, targets = independent(seed)
+    targets = np.where(np.random.default_rng(seed).random(targets.shape) < 0.2, np.nan, targets)
+    cut = Threshold(head="findings", label="x", value=0.35, rule="youden")
+    found = metrics.label_counts(INDEPENDENT, scores, targets, [cut])
+    assert [item.label for item in found] == ["x", "y"]
+    for place, (item, value) in enumerate(zip(found, (0.35, 0.5), strict=True)):
+        known = ~np.isnan(targets[:, place])
+        decided = scores[known, place].astype(float) >= value
+        expected = oracle.confusion_matrix(targets[known, place] > 0, decided, labels=[False, True]).ravel().tolist()
+        negatives = [item.true_negatives, item.false_positives]
+        assert [*negatives, item.false_negatives, item.true_positives] == expected
+
+
+@settings(max_examples=40, deadline=None)
+@given(SEEDS)
 def test_independent_metrics_equal_sklearn(seed):
     scores, targets = independent(seed)
     cut = Threshold(head="findings", label="x", value=0.35, rule="youden")

@@ -27,6 +27,7 @@ from medflow.records import (
     EpochLog,
     Finding,
     Findings,
+    LabelCounts,
     Normalization,
     PackageFacts,
     Parity,
@@ -337,6 +338,18 @@ def test_run_page_with_everything_and_with_nothing(evaluated, bundle, data, choi
     assert titles[:2] == ["Promotion", "On test rows"] and len(titles) == len(set(titles)) == 14
     assert "pixels aaaaaaaaaaaa, other cccccccccccc" in document
     assert "<h2>" not in stands_alone(report.run_page(report.RunReport(title="nothing yet")))
+
+
+def test_right_and_wrong_of_independent_labels_are_counted_in_both_pages(evaluated):
+    counts = LabelCounts(label="x", true_positives=129, false_positives=400, false_negatives=31, true_negatives=7)
+    counted = evaluated.evaluation.model_copy(update={"counts": {"findings": (counts,)}})
+    run = report.RunReport(title="tiny", evaluation=counted)
+    for document in (report.evaluation_page(counted), report.run_page(run)):
+        cells = "".join(f'<td class="number">{count}</td>' for count in (129, 400, 31, 7))
+        assert f"<td>x</td>{cells}" in stands_alone(document)
+    assert "Right and wrong by label" not in report.evaluation_page(evaluated.evaluation)
+    before = evaluated.evaluation.model_dump(mode="json", exclude={"counts"})
+    assert type(counted).model_validate(before).counts == {}
 
 
 def test_what_the_split_found_is_in_the_report_of_a_run(data):

@@ -118,6 +118,9 @@ def test_thresholds_reach_the_sensitivity_that_is_asked_for_in_each_variant(tmp_
         assert {cut.rule for cut in bundle.card.thresholds} == {"sensitivity 0.8"}
         measured = evaluate(bundle, rows, pixels, EvaluateConfig(resamples=100), "val").evaluation
         assert all(measured.score("recall", label=label).value >= 0.8 for label in tiny.FINDINGS.labels)
+        for counts in measured.counts["findings"]:
+            hits, positives = counts.true_positives, counts.true_positives + counts.false_negatives
+            assert hits / positives == pytest.approx(measured.score("recall", label=counts.label).value)
 
 
 def test_a_warning_of_the_split_is_a_note_of_the_card(tmp_path):

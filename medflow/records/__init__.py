@@ -11,7 +11,7 @@ serving reads ``ModelCard`` from here and has no pyarrow.
 
 from medflow.records.base import BESIDE, Record, Whole, content, digest_of, file_digest
 from medflow.records.dataset import Challenge, DatasetCard, Generated, HeadSpec, Placement, Source
-from medflow.records.evaluation import Choice, Evaluation, Score, Verdict
+from medflow.records.evaluation import Choice, Evaluation, LabelCounts, Score, Verdict
 from medflow.records.findings import Finding, Findings
 from medflow.records.model import (
     Bundle,
@@ -50,6 +50,7 @@ __all__ = [
     "Generated",
     "HeadSpec",
     "Incumbent",
+    "LabelCounts",
     "Manifest",
     "ModelCard",
     "Normalization",

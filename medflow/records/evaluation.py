@@ -24,6 +24,16 @@ class Score(Record):
     """Images (mask heads: images with a mask) that the number is over."""
 
 
+class LabelCounts(Record):
+    """Images by what is true and what was said of one label, at its threshold. Unknown ones are in none."""
+
+    label: str
+    true_positives: int
+    false_positives: int
+    false_negatives: int
+    true_negatives: int
+
+
 class Evaluation(Record):
     bundle_digest: str
     rows_digest: str
@@ -33,6 +43,8 @@ class Evaluation(Record):
     scores: tuple[Score, ...]
     confusion: Mapping[str, tuple[tuple[int, ...], ...]] = Field(default_factory=dict)
     """Exclusive heads: rows are true classes, columns decisions, in label order."""
+    counts: Mapping[str, tuple[LabelCounts, ...]] = Field(default_factory=dict)
+    """Independent heads: right and wrong decisions by label, in label order."""
     confidence: float = 0.95
     bytes: int = 0
     latency_ms: Annotated[float | None, BESIDE] = None

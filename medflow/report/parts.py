@@ -82,6 +82,19 @@ def confusions(evaluation: Evaluation, heads: Sequence[HeadSpec]) -> Html:
     return html.joined(drawn)
 
 
+def counts(evaluation: Evaluation) -> Html:
+    """Right and wrong by label of each independent head, at the thresholds of the card."""
+    header = ("true positives", "false positives", "false negatives", "true negatives")
+    tables = []
+    for head, labels in evaluation.counts.items():
+        rows = [
+            (item.label, item.true_positives, item.false_positives, item.false_negatives, item.true_negatives)
+            for item in labels
+        ]
+        tables.append(html.table((head, *header), rows))
+    return html.joined(tables)
+
+
 def card(card: ModelCard) -> Html:
     """What a model is, in one table."""
     pixels = card.preprocess.pixels
