@@ -25,6 +25,7 @@ from medflow.lineage import Ancestor
 from medflow.package import card_page
 from medflow.promote import promote
 from medflow.records import Challenge, Choice, Finding, Findings, PackageFacts, Parity, Promotion, Verdict
+from medflow.report.samples import samples_page
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -101,7 +102,7 @@ def card(bundle):
     return bundle.card.model_copy(update=facts)
 
 
-def test_report_of_a_run(rows, card, evaluated) -> None:
+def test_report_of_a_run(rows, bundle, card, evaluated) -> None:
     manifest, _ = rows
     verdict = {"metric": "auroc", "latency_ms": 5.0}
     choice = Choice(
@@ -118,7 +119,8 @@ def test_report_of_a_run(rows, card, evaluated) -> None:
         parts={"train": manifest.take(range(20)), "test": manifest.take(range(20, 40))},
         findings=Findings(images=41, quarantined=1, findings=(told,)), cards=[card], validation=[evaluated.evaluation],
         selection=choice, choice=choice, evaluation=evaluated.evaluation, predictions=evaluated.predictions,
-        promotion=decided(evaluated), lineage=[Ancestor(**made, came_from=())],
+        samples_page=samples_page(evaluating.samples(bundle, *rows)), promotion=decided(evaluated),
+        lineage=[Ancestor(**made, came_from=())],
     )  # fmt: skip
     held("run", outline(report.run_page(run)))
 

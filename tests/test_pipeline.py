@@ -11,7 +11,7 @@ from medflow.config.reading import load
 from medflow.errors import MedflowError, ModelError
 from medflow.home import home
 from medflow.lineage import chain
-from medflow.platform import lineage, registry, runs, stack, trackers, verify
+from medflow.platform import lineage, registry, reports, runs, stack, trackers, verify
 from medflow.platform.outcomes import RunOutcome
 
 UNCACHED = {"resolve", "incumbent", "promote", "record"}
@@ -123,6 +123,11 @@ def test_lineage_goes_from_the_package_back_to_the_source_by_content(first, seco
         }
         # Test rows judge the package and go into its model card; they never reach what was trained or chosen.
         assert "test" not in {item.artifact for item in chain(lineage.of_run(run), "choose", "chosen")}
+
+
+def test_the_report_of_a_model_shows_images_of_its_test_rows(first, tmp_path):
+    document = reports.write(first.model, tmp_path).read_text()
+    assert 'alt="Images with predicted and true masks"' in document
 
 
 def test_mlflow_alias_follows_the_stage(first):

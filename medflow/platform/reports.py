@@ -57,6 +57,7 @@ def report_of(run: PipelineRunResponse) -> RunReport:
         choice=_one(run, "choose", "choice"),
         evaluation=_one(run, "evaluate_test", "evaluation"),
         predictions=_one(run, "evaluate_test", "predictions"),
+        samples_page=_one(run, "evaluate_test", "samples_page") or "",
         promotion=_one(run, "promote", "promotion"),
         lineage=lineage.of_run(run),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -88,6 +89,11 @@ def figure(picture: Figure) -> Html:
         f'<figure><img alt="{title}" src="data:image/png;base64,{image}"><figcaption>{title} · '
         f'<a download="{name}.csv" href="data:text/csv;base64,{data}">numbers (CSV)</a></figcaption></figure>'
     )
+
+
+def figures_of(page: str) -> tuple[Html, ...]:
+    """The figures of a page that this module wrote, to stand in another."""
+    return tuple(Html(found) for found in re.findall("<figure>.*?</figure>", page, re.DOTALL))
 
 
 def _cell(cell: object) -> str:

@@ -50,8 +50,8 @@ class RunReport:
     """Of the chosen bundle on test rows."""
     predictions: Predictions | None = None
     promotion: Promotion | None = None
-    pictures: Sequence[Figure] = ()
-    """Overlays and montages, drawn beforehand since they need pixels."""
+    samples_page: str = ""
+    """Images of the chosen bundle on test rows, as ``evaluate`` stored them: drawing them again would need pixels."""
     lineage: Sequence[Ancestor] = ()
 
 
@@ -67,7 +67,7 @@ def run_page(run: RunReport) -> str:
         html.section("Curves", *([parts.label_figures(run.predictions, heads)] if run.predictions else [])),
         html.section("Confusion", *([parts.confusions(run.evaluation, heads)] if run.evaluation else [])),
         html.section("Right and wrong by label", *_present(parts.counts, run.evaluation)),
-        html.section("Images", *(html.figure(picture) for picture in run.pictures)),
+        html.section("Images", *html.figures_of(run.samples_page)),
         html.section("Which model", *_present(parts.choice, run.selection)),
         html.section("Which variant", *_present(parts.choice, run.choice)),
         html.section("Variants and parity", parts.parity(run.cards)),
