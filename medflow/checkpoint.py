@@ -38,6 +38,8 @@ class Position(Record):
     """Training loss of this epoch so far, times images."""
     images: int = 0
     """Images of this epoch so far."""
+    tally: tuple[float, ...] = ()
+    """``fit.tally.Tally``'s vector of this epoch so far; empty at its beginning."""
     seconds: float = 0.0
     """Of this epoch so far."""
     lr: float = 0.0

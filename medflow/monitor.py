@@ -1,4 +1,6 @@
-"""The number that training watches on validation rows: which weights are best, and when to stop.
+"""What training measures on validation rows, and the one number of it that it watches.
+
+That number says which weights are best, and when to stop.
 
 The metrics are those of ``medflow.metrics``, so what training maximises is what evaluation reports.
 """
@@ -24,10 +26,12 @@ from medflow.metrics import (
 from medflow.records import HeadSpec
 
 LOSS = "loss"
+#: What is kept of every epoch, where the head has it.
+KEPT = ("accuracy", "balanced_accuracy", "precision", "recall", "f1", "auroc", *MASK)
 
 
 class Monitor:
-    """One metric of one head, larger is better: smaller-is-better metrics and the loss are negated.
+    """The metrics of every head, of which one is watched: larger is better, what is smaller-is-better is negated.
 
     ``auto`` is the macro AUROC of the label head, the Dice of the mask head where there is no label head,
     and the negated loss where validation rows cannot define either.
@@ -47,16 +51,17 @@ class Monitor:
             )
         self.name = metric
         self._head = None if metric == LOSS else mask if metric in MASK else label
+        self._heads = tuple(heads)
         self._targets = targets
         self._rows = rows
         self.reset()
 
     def reset(self) -> None:
         """Begin another walk over the validation rows."""
-        width = 0 if self._head is None else len(MASK) if self._head.kind == "mask" else len(self._head.labels)
+        widths = {head.name: len(MASK) if head.kind == "mask" else len(head.labels) for head in self._heads}
         # 0 where nothing is known, so that what several processes have filled can be added up.
-        self._values = np.zeros((self._rows, width), np.float32)
-        self._counted = np.zeros(self._rows, np.float32)
+        self._values = {name: np.zeros((self._rows, width), np.float32) for name, width in widths.items()}
+        self._counted = {head.name: np.zeros(self._rows, np.float32) for head in self._heads if head.kind == "mask"}
 
     def add(
         self,
@@ -66,19 +71,18 @@ class Monitor:
         known: Mapping[str, np.ndarray],
     ) -> None:
         """Some validation rows, int64 (n,), and what the network says of them; shapes as in ``medflow.heads``."""
-        if self._head is None:
-            return
-        name = self._head.name
-        if self._head.kind == "mask":
+        for name, values in self._values.items():
+            if name not in self._counted:
+                values[rows] = logits[name]
+                continue
             counted = known[name]
-            self._values[rows[counted]] = overlap(logits[name][counted, 0] >= 0.0, targets[name][counted])
-            self._counted[rows[counted]] = 1.0
-        else:
-            self._values[rows] = logits[name]
+            values[rows[counted]] = overlap(logits[name][counted, 0] >= 0.0, targets[name][counted])
+            self._counted[name][rows[counted]] = 1.0
 
     def merge(self, merged: Callable[[np.ndarray], np.ndarray]) -> None:
         """Make one of what several processes have added, by ``Machine.merged``."""
-        self._values, self._counted = merged(self._values), merged(self._counted)
+        self._values = {name: merged(values) for name, values in self._values.items()}
+        self._counted = {name: merged(counted) for name, counted in self._counted.items()}
 
     def score(self, loss: float) -> float:
         """The monitored value over all batches since ``reset``; ``loss`` where it is undefined, negated."""
@@ -88,11 +92,24 @@ class Monitor:
     def _value(self) -> float:
         if self._head is None:
             return float("nan")
-        if self._head.kind == "mask":
-            values = self._values[self._counted > 0, MASK.index(self.name)]
-            return float(values.mean()) if len(values) else float("nan")
-        measures = _measures(self._head, self._values, self._targets[self._head.name])
-        return orientation(self.name) * _aggregate(measures, self.name, len(self._targets[self._head.name]))
+        return orientation(self.name) * self._of(self._head)[self.name]
+
+    def scores(self) -> dict[str, float]:
+        """``<head>/<metric>`` → its value over the whole head, of those of ``KEPT`` that are defined."""
+        found = {f"{head.name}/{name}": value for head in self._heads for name, value in self._of(head).items()}
+        return {name: value for name, value in found.items() if name.rpartition("/")[2] in KEPT and value == value}
+
+    def _of(self, head: HeadSpec) -> dict[str, float]:
+        """Every metric over a whole head, NaN where undefined."""
+        values = self._values[head.name]
+        if head.kind == "mask":
+            counted = values[self._counted[head.name] > 0]
+            return {
+                name: float(counted[:, place].mean()) if len(counted) else float("nan")
+                for place, name in enumerate(MASK)
+            }
+        targets = self._targets[head.name]
+        return _aggregates(_measures(head, values, targets), len(targets))
 
 
 def _measures(head: HeadSpec, logits: np.ndarray, targets: np.ndarray) -> Measures:
@@ -102,10 +119,11 @@ def _measures(head: HeadSpec, logits: np.ndarray, targets: np.ndarray) -> Measur
     return IndependentMeasures(head, scores, targets, ())
 
 
-def _aggregate(measures: Measures, metric: str, rows: int) -> float:
-    """The metric over the whole head: its macro mean, or micro where it has no macro."""
+def _aggregates(measures: Measures, rows: int) -> dict[str, float]:
+    """Each metric over the whole head: its macro mean, or micro where it has no macro."""
     values = values_by_name(measures, rows)
-    return values["macro" if ("macro", metric) in values else "micro", metric]
+    found = {metric: value for (label, metric), value in values.items() if label == "micro"}
+    return found | {metric: value for (label, metric), value in values.items() if label == "macro"}
 
 
 def _ranks(targets: np.ndarray) -> bool:

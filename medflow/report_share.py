@@ -30,7 +30,8 @@ def _score(bundle: Bundle, val: Manifest, pixels: Pixels, reports: Sequence[str 
     """The metric by which `train.monitor: auto` judges; NaN where the rows cannot define it."""
     card = bundle.card
     scorer, store, rows = open_scorer(bundle), open_rows(val, pixels, card.preprocess.pixels), val.pixel_rows()
-    monitor = Monitor("auto", card.heads, {head.name: val.targets(head) for head in card.heads}, len(val))
+    heads = [head for head in card.heads if head.kind != "mask"]
+    monitor = Monitor("auto", heads, {head.name: val.targets(head) for head in heads}, len(val))
     for part in batches(len(val), BATCH):
         monitor.add(np.arange(len(val))[part], scorer(store.images(rows[part]), reports[part]), {}, {})
     return monitor.name, monitor.score(math.nan)

@@ -85,7 +85,11 @@ SHARED = TrainConfig(
 
 
 def losses(log) -> list[float]:
-    return [value for entry in log.epochs for value in (entry.train_loss, entry.val_loss, *entry.losses.values())]
+    return [
+        value
+        for entry in log.epochs
+        for value in (entry.train_loss, entry.val_loss, *entry.losses.values(), *entry.train_losses.values())
+    ]
 
 
 def test_two_processes_follow_one(tmp_path):
@@ -95,6 +99,8 @@ def test_two_processes_follow_one(tmp_path):
     assert shared.devices == 2 and len(alone.epochs) == 5
     assert losses(shared) == pytest.approx(losses(alone), rel=1e-5)
     assert [entry.val_score for entry in shared.epochs] == [entry.val_score for entry in alone.epochs]
+    assert [entry.scores for entry in shared.epochs] == [entry.scores for entry in alone.epochs]
+    assert [entry.train_accuracy for entry in shared.epochs] == [entry.train_accuracy for entry in alone.epochs]
     differences = torch.cat(
         [(a - b).detach().abs().flatten() for a, b in zip(one.parameters(), two.parameters(), strict=True)]
     )

@@ -19,7 +19,9 @@ from medflow.config.sections import Stage, TrainConfig
 from medflow.device import Machine, explained, reproducible
 from medflow.errors import ConfigError, TrainingError
 from medflow.features import Rest, may_remember, remembered
+from medflow.fit import telling
 from medflow.fit.data import Data
+from medflow.fit.tally import Tally
 from medflow.heads import Objective
 from medflow.loader import Batch, Examples, Pass, batches, in_order, plain_batches
 from medflow.memory import halved, notes, recomputed
@@ -81,6 +83,8 @@ class Loop:
         self.objective = Objective(data.heads, self.train.targets, config).to(self.machine.device)
         self.chances = balanced(self.train.targets) if config.sampler == "balanced" else None
         self.monitor = Monitor(config.monitor, data.heads, self.val.targets, len(self.val))
+        self.heads = data.heads
+        self.tally = Tally(data.heads, mixed=mixing.mixes(config.mixing))
         self.at = Position(halvings=halvings)
         self.best: Mapping[str, Tensor] = {}
         self.optimizer_state: Mapping[str, Tensor] = {}
@@ -123,6 +127,8 @@ class Loop:
         self.optimizer: Any = self.fabric.setup_optimizers(optimizer)
         decay = self.config.ema_decay
         self.average = Average(self.network, decay, self.average_state) if decay else None
+        if self.machine.leads:
+            self._say_what_learns()
 
     def _remember(self) -> None:
         """From now on a frozen backbone's features are the input, and what comes after it is what learns."""
@@ -150,13 +156,14 @@ class Loop:
         for number in range(self.at.step, len(steps)):
             step = steps[number]
             lr = self._set_rates(self.at.epoch * len(steps) + number, self.stage.epochs * len(steps))
-            loss = self._step(number, step, feed, walk)
+            loss, *seen = self._step(number, step, feed, walk)
             if self.average is not None:
                 self.average.update(self.at.epoch * len(steps) + number)
             self._advance(
                 step=number + 1,
                 loss_sum=self.at.loss_sum + loss * len(step.rows),
                 images=self.at.images + len(step.rows),
+                tally=self.tally.added(self.at.tally, seen),
                 seconds=before + time.monotonic() - start,
                 lr=lr,
             )
@@ -177,40 +184,44 @@ class Loop:
             group["lr"] = lr_at(self.stage, step, steps, base=group["base"], reductions=self.at.reductions)
         return lr_at(self.stage, step, steps, reductions=self.at.reductions)
 
-    def _step(self, number: int, step: Step, feed: Iterator[Batch], walk: Pass) -> float:
-        """One optimiser step over one or more forward passes; the mean loss over its images."""
+    def _step(self, number: int, step: Step, feed: Iterator[Batch], walk: Pass) -> list[float]:
+        """One optimiser step over one or more forward passes: the mean loss over its images, then its tally."""
         torch.manual_seed(walk.step(number, self.machine.rank))
         mixes = mixing.draws(self.config.mixing, step, lambda *place: walk.mix(number, *place), self.image_size)
         terms = self.train_inputs.terms(step.rows, mixing.partners(step, mixes))
-        total = torch.zeros((), device=self.machine.device)
+        # One vector, so that a step waits for the device, and for the other ranks, once.
+        total = torch.zeros(1 + self.tally.size, device=self.machine.device)
         for index, shares in enumerate(mixes):
             batch = next(feed).to(self.machine.device)
             with self.fabric.no_backward_sync(self.module, enabled=index < len(mixes) - 1):
-                loss = self._loss(batch, shares[self.machine.rank], terms)
+                loss, seen = self._loss(batch, shares[self.machine.rank], terms)
                 # Fabric takes the mean over ranks, and each has its share of the step's sum.
                 self.fabric.backward(loss if self.machine.ranks == 1 else loss * self.machine.ranks)
-            total += loss.detach()
-        value = float(self.machine.added(total))
-        if not math.isfinite(value):
-            raise self._diverged(f"{self._where()}, step {number + 1}", value, self.train.image_ids[step.rows])
+            total[0] += loss.detach()
+            total[1:] += seen
+        values: list[float] = self.machine.added(total).tolist()
+        if not math.isfinite(values[0]):
+            raise self._diverged(f"{self._where()}, step {number + 1}", values[0], self.train.image_ids[step.rows])
         if self.config.clip:
             # Infinite fp16 gradients are the scaler's to skip.
             self.fabric.clip_gradients(self.module, self.optimizer, max_norm=self.config.clip, error_if_nonfinite=False)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return value
+        return values
 
-    def _loss(self, batch: Batch, mix: mixing.Mix | None, terms: Mapping[str, int]) -> Tensor:
-        """A forward pass's part of the step's loss."""
+    def _loss(self, batch: Batch, mix: mixing.Mix | None, terms: Mapping[str, int]) -> tuple[Tensor, Tensor]:
+        """A forward pass's part of the step's loss, and its tally."""
         if mix is None:
-            sums = self.objective.sums(self.module(*batch.inputs), batch.targets, batch.known)
+            logits = self.module(*batch.inputs)
+            sums = self.objective.sums(logits, batch.targets, batch.known)
         else:
             batch, partners = mix(batch)
             logits = self.module(*batch.inputs)
             own = self.objective.sums(logits, batch.targets, batch.known)
             other = self.objective.sums(logits, partners, batch.known)
             sums = {name: mix.share * own[name] + (1.0 - mix.share) * other[name] for name in own}
-        return self.objective.total({name: value / terms[name] for name, value in sums.items()})
+        loss = self.objective.total({name: value / terms[name] for name, value in sums.items()})
+        return loss, self.tally.seen(sums, logits, batch)
 
     def end_epoch(self) -> None:
         """Validate, keep the weights if they are the best, and tell."""
@@ -232,9 +243,12 @@ class Loop:
             seconds=self.at.seconds,
             images_per_second=self.at.images / max(self.at.seconds, 1e-9),
             losses=losses,
+            scores=self.monitor.scores(),
+            train_losses=self.tally.losses(self.at.tally),
+            train_accuracy=self.tally.accuracy(self.at.tally),
         )
         if self.machine.leads:
-            self._say(entry, better)
+            say(f"{self._where()}: {telling.line(entry, self.monitor.name, self.heads, better=better)}")
             self._track(entry)
         if better:
             self._advance(best_score=score, best_epoch=entry.epoch)
@@ -245,6 +259,7 @@ class Loop:
             step=0,
             loss_sum=0.0,
             images=0,
+            tally=(),
             seconds=0.0,
             log=(*self.at.log, entry),
             waited=0 if better else self.at.waited + 1,
@@ -347,22 +362,15 @@ class Loop:
             hint="lower train.lr, raise train.warmup, set train.clip=1, or train with train.precision=32-true",
         )
 
-    def _say(self, entry: EpochLog, better: bool) -> None:
-        say(
-            f"{self._where()}: loss {entry.train_loss:.4f}, validation {entry.val_loss:.4f}, "
-            f"{self.monitor.name} {entry.val_score:.4f}{' (best)' if better else ''}, "
-            f"lr {entry.lr:.2e}, {entry.images_per_second:.0f} images/s"
-        )
+    def _say_what_learns(self) -> None:
+        counts = [(parameter.numel(), parameter.requires_grad) for parameter in self.network.parameters()]
+        learning = sum(count for count, learns in counts if learns)
+        stage, stages = self.at.stage + 1, len(self.config.stages)
+        say(f"stage {stage} of {stages}: {learning:,} of {sum(count for count, _ in counts):,} parameters learn")
+        self.tracker.params({f"stage_{stage}.trainable_parameters": learning})
 
     def _track(self, entry: EpochLog) -> None:
-        values = {f"val/{self.monitor.name}": entry.val_score, "val/score": entry.val_score}
-        # After the score, which is the negated loss where that is monitored.
-        values |= {"train/loss": entry.train_loss, "val/loss": entry.val_loss, "lr": entry.lr}
-        values |= {"images_per_second": entry.images_per_second}
-        values |= {f"val/loss/{name}": value for name, value in entry.losses.items()}
-        # Once over all epochs, and once by stage.
-        values |= {f"stage_{entry.stage + 1}/{name}": value for name, value in values.items()}
-        self.tracker.metrics(values, step=entry.epoch)
+        self.tracker.metrics(telling.metrics(entry, self.monitor.name), step=entry.epoch)
 
 
 def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:

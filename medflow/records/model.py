@@ -79,6 +79,12 @@ class EpochLog(Record):
     images_per_second: Annotated[float, BESIDE] = 0.0
     losses: Mapping[str, float] = Field(default_factory=dict)
     """Validation loss by head."""
+    scores: Mapping[str, float] = Field(default_factory=dict)
+    """Of validation rows, ``<head>/<metric>``, over the whole head (macro, or micro where it has no macro)."""
+    train_losses: Mapping[str, float] = Field(default_factory=dict)
+    """Training loss by head, over its known terms."""
+    train_accuracy: float | None = None
+    """Of the first label head while it learnt, 0 to 1; None where images are mixed or there is no label head."""
 
 
 class TrainingLog(Record):

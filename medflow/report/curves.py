@@ -16,8 +16,10 @@ Row = tuple[object, ...]
 
 
 def training_curves(log: TrainingLog) -> Figure:
-    """Loss, validation score and learning rate by epoch, stages after one another."""
-    figure, (losses, scores, rates) = canvas(1, 3, width=3.9, height=3.1)
+    """Loss, watched score, learning rate, and accuracy and Dice where the log has them, by epoch."""
+    reached = _accuracy_and_dice(log)
+    figure, panels = canvas(1, 4 if reached else 3, width=3.9, height=3.1)
+    losses, scores, rates = panels[:3]
     steps = np.arange(1, len(log.epochs) + 1)
     plot_axes(losses, title="loss", x="epoch")
     losses.plot(steps, [epoch.train_loss for epoch in log.epochs], color=colour(0), label="train")
@@ -26,19 +28,43 @@ def training_curves(log: TrainingLog) -> Figure:
     scores.plot(steps, [epoch.val_score for epoch in log.epochs], color=colour(2), marker=".")
     scores.axhline(log.best_score, color=colour(6), linewidth=0.8, linestyle=":", label=f"best {log.best_score:.4f}")
     plot_axes(rates, title="learning rate", x="epoch").plot(steps, [epoch.lr for epoch in log.epochs], color=colour(4))
-    legend(losses)
-    legend(scores)
+    for place, (name, values) in enumerate(reached.items()):
+        panels[3].plot(steps, values, color=colour(place), linestyle=dashes(place), marker=".", label=name)
+    if reached:
+        plot_axes(panels[3], title=" and ".join(sorted({name.split()[-1] for name in reached})), x="epoch")
     stages = [epoch.stage for epoch in log.epochs]
-    for axes in (losses, scores, rates):
-        for place in np.flatnonzero(np.diff(stages)):
-            axes.axvline(place + 1.5, color="#999999", linewidth=0.8, linestyle="--")
-    heads = sorted({name for epoch in log.epochs for name in epoch.losses})
-    header = ["stage", "epoch", "train_loss", "val_loss", "val_score", "lr", *(f"val_loss_{name}" for name in heads)]
-    rows = [
-        (e.stage, e.epoch, e.train_loss, e.val_loss, e.val_score, e.lr, *(e.losses.get(name) for name in heads))
-        for e in log.epochs
-    ]
-    return finish("training_curves", "Training", figure, header, rows)
+    for axes in panels:
+        if axes is not rates:
+            legend(axes)
+        for before in np.flatnonzero(np.diff(stages)):
+            axes.axvline(before + 1.5, color="#999999", linewidth=0.8, linestyle="--")
+    return finish("training_curves", "Training", figure, *_epoch_table(log))
+
+
+def _accuracy_and_dice(log: TrainingLog) -> dict[str, list[float]]:
+    """What each line is called → its values by epoch, NaN where an epoch has none; empty for a log without any."""
+    names = sorted({name for epoch in log.epochs for name in epoch.scores if name.endswith(("/accuracy", "/dice"))})
+    lines = {f"validation {name.replace('/', ' ')}": [e.scores.get(name, np.nan) for e in log.epochs] for name in names}
+    learnt = [np.nan if epoch.train_accuracy is None else epoch.train_accuracy for epoch in log.epochs]
+    return lines if np.isnan(learnt).all() else {"training accuracy": learnt, **lines}
+
+
+def _epoch_table(log: TrainingLog) -> tuple[list[str], list[Row]]:
+    """Header and rows of all numbers of a log; what no epoch has is no column."""
+    columns: dict[str, list[float | None]] = {
+        name: [getattr(epoch, name) for epoch in log.epochs]
+        for name in ("stage", "epoch", "train_loss", "val_loss", "val_score", "lr", "train_accuracy")
+    }
+    if not any(epoch.train_accuracy is not None for epoch in log.epochs):
+        del columns["train_accuracy"]
+    for prefix, kept in (
+        ("val_loss_", [epoch.losses for epoch in log.epochs]),
+        ("train_loss_", [epoch.train_losses for epoch in log.epochs]),
+        ("val_", [epoch.scores for epoch in log.epochs]),
+    ):
+        for name in sorted({name for values in kept for name in values}):
+            columns[prefix + name.replace("/", "_")] = [values.get(name) for values in kept]
+    return list(columns), list(zip(*columns.values(), strict=True))
 
 
 def roc(predictions: Predictions, head: HeadSpec) -> Figure:

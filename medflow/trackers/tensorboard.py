@@ -30,9 +30,13 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(log_dir=str(folder))
+        self._params: dict[str, Value] = {}
 
     def params(self, values: Mapping[str, Value]) -> None:
-        lines = ["| setting | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in values.items())]
+        # One text: a later one is shown in place of an earlier one of its name.
+        self._params |= values
+        rows = (f"| {name} | {value} |" for name, value in self._params.items())
+        lines = ["| setting | value |", "|---|---|", *rows]
         self._writer.add_text("params", "\n".join(lines))
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
