@@ -114,6 +114,8 @@ def test_taken_up_in_the_middle_of_an_epoch_its_numbers_are_the_same(tmp_path):
     whole = entries(LocalFiles(tmp_path / "whole"))
     with pytest.raises(Stopped):
         entries(StopsAt(tmp_path / "stopped", 7))
+    at = Checkpoints(LocalFiles(tmp_path / "stopped"), "a" * 64).newest().position
+    assert (at.epoch, at.step) == (1, 2) and 0 < at.tally[len(ALL)] <= 8, "known classes of this epoch's 8 images"
     assert entries(LocalFiles(tmp_path / "stopped")) == whole
 
 
