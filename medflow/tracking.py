@@ -6,7 +6,7 @@ Two protocols, so that the domain library never imports a tracker or an artifact
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +22,10 @@ class Tracker(Protocol):
 
     def file(self, path: Path, folder: str) -> None: ...
 
+    def model(self, files: Sequence[Path], name: str) -> None:
+        """The finished model's files, for a tracker that keeps models itself."""
+        ...
+
 
 class Silent:
     """A tracker that keeps nothing."""
@@ -33,6 +37,9 @@ class Silent:
         pass
 
     def file(self, path: Path, folder: str) -> None:
+        pass
+
+    def model(self, files: Sequence[Path], name: str) -> None:
         pass
 
 

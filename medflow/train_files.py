@@ -16,7 +16,10 @@ from medflow.tracking import Tracker
 
 
 def log_files(bundle: Bundle, rows: Manifest, pixels: Pixels, tracker: Tracker, work: Path) -> Figure:
-    """Give ``config.yaml``, the training curves and the augmented batch to the tracker; returns the last."""
+    """Give ``config.yaml``, the training curves, the augmented batch and the model to the tracker.
+
+    Returns the picture of the batch.
+    """
     batch = augmented_batch(bundle.card, rows, pixels)
     drawn = images.augmented(batch.image_id, batch.before, batch.after, batch.masks_before, batch.masks_after)
     files = {"config/config.yaml": config_yaml(bundle.card).encode(), "augmentation/augmentation.png": drawn.png}
@@ -27,6 +30,8 @@ def log_files(bundle: Bundle, rows: Manifest, pixels: Pixels, tracker: Tracker, 
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         tracker.file(path, path.parent.name)
+    # Neither the golden set nor a tokenizer: the one holds images, the other words, of the hospital.
+    tracker.model((bundle.weights, bundle.root / Bundle.CARD), bundle.card.name)
     return drawn
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,6 +138,9 @@ class _Watch:
 
     def file(self, path: Path, folder: str) -> None:
         self._tracker.file(path, folder)
+
+    def model(self, files: Sequence[Path], name: str) -> None:
+        self._tracker.model(files, name)
 
 
 def _draw(trial: optuna.Trial, key: str, dimension: Dimension) -> Any:

@@ -85,6 +85,40 @@ def test_every_run_is_one_mlflow_parent_and_both_name_each_other(first, second):
         assert len(mlflow.search_runs([parent.info.experiment_id], query)) == 1
 
 
+def test_the_parent_has_validation_scores_of_every_model_and_graph(first, second):
+    for outcome in (first, second):
+        run = stack.client().get_pipeline_run(outcome.run_id)
+        metrics = trackers.client().get_run(str(run.run_metadata["mlflow_run_id"])).data.metrics
+        judged = {step.name.removeprefix("evaluate_val_") for step in outcome.steps if "evaluate_val_" in step.name}
+        assert {"monai_unet", "onnx", "pruned_int8"} <= judged
+        assert {name.split("/")[1] for name in metrics if name.startswith("val/")} == judged
+        evaluation = run.steps["evaluate_val_onnx"].outputs["evaluation"][0].load()
+        assert metrics["val/onnx/diagnosis/macro/auroc"] == evaluation.score("auroc", head="diagnosis").value
+        assert {name.split("/")[3] for name in metrics if name.startswith("val/")} == {"macro", "micro"}
+
+
+def test_the_parent_has_the_settings_of_its_run_as_a_yaml_that_runs(second, tmp_path):
+    run = stack.client().get_pipeline_run(second.run_id)
+    file = trackers.client().download_artifacts(str(run.run_metadata["mlflow_run_id"]), "config.yaml", str(tmp_path))
+    assert load(file) == runs.settled(small("trackers=[tensorboard]"))
+
+
+def test_the_version_of_a_content_points_at_its_files_which_are_sent_once(first, second, tmp_path):
+    mlflow = trackers.client()
+    version = mlflow.get_model_version_by_alias("phantom", "production")
+    runs_ = [stack.client().get_pipeline_run(outcome.run_id) for outcome in (first, second)]
+    parents = [str(run.run_metadata["mlflow_run_id"]) for run in runs_]
+    assert version.source == f"runs:/{parents[0]}/model"
+    sent, again = ({item.path for item in mlflow.list_artifacts(parent, "model")} for parent in parents)
+    assert {"model/model.onnx", "model/card.json", "model/package.json"} <= sent
+    assert again == {"model/evaluation.json", "model/package.json", "model/promotion.json"}
+    pictures = {item.path for item in mlflow.list_artifacts(parents[0], "model/test")}
+    assert {"model/test/roc_diagnosis.png", "model/test/confusion_diagnosis.png"} <= pictures
+    chosen = runs_[0].steps["choose"].outputs["chosen"][0].load()
+    graph = Path(mlflow.download_artifacts(parents[0], "model/model.onnx", str(tmp_path)))
+    assert graph.read_bytes() == chosen.weights.read_bytes()
+
+
 def test_each_trained_model_is_one_child_run(first):
     run = stack.client().get_pipeline_run(first.run_id)
     mlflow = trackers.client()

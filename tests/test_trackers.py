@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,9 @@ class Broken:
         raise OSError("https://user:secret@tracker.example")
 
     def file(self, path, folder):
+        raise OSError("https://user:secret@tracker.example")
+
+    def model(self, files, name):
         raise OSError("https://user:secret@tracker.example")
 
     def finish(self, ending):
@@ -92,7 +96,7 @@ def test_wandb_offline_keeps_a_run_without_a_key(tmp_path, monkeypatch):
     with opened([wandb.offer(config, "tiny", "run-1", "train tiny")]) as tracker:
         tracker.params({"train.lr": 0.5})
         tracker.metrics({"val/loss": 0.25}, 1)
-    records = list(_wandb_records(next((home() / "wandb").rglob("*.wandb"))))
+    records = _wandb_records(next((home() / "wandb").rglob("*.wandb")))
     run = next(record.run for record in records if record.HasField("run"))
     assert (run.project, run.run_group, run.display_name) == ("mine", "run-1", "train tiny")
     assert (list(run.tags), run.notes) == (["first"], "a note")
@@ -101,7 +105,35 @@ def test_wandb_offline_keeps_a_run_without_a_key(tmp_path, monkeypatch):
     assert kept["val/loss"] == "0.25"
 
 
+def test_wandb_offline_keeps_the_model_for_a_later_sync_and_no_image_of_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    with opened([wandb.offer(WandbConfig(), "tiny", tmp_path.name, "train tiny")]) as tracker:
+        bundle = trained(tmp_path, tracker)
+    kept = [
+        record.artifact
+        for path in (home() / "wandb").rglob("*.wandb")
+        for record in _wandb_records(path)
+        if record.HasField("artifact")
+    ]
+    artifact = next(item for item in kept if item.type == "model")
+    assert artifact.name == bundle.card.name.replace("/", "-")
+    files = {item.path: Path(item.local_path) for item in artifact.manifest.contents}
+    assert set(files) == {"model.safetensors", "card.json"}
+    assert all(home() in path.parents for path in files.values())
+    assert files["model.safetensors"].read_bytes() == bundle.weights.read_bytes()
+
+
 def _wandb_records(path: Path):
+    """Every record of a finished run; on a busy machine the client's own process writes the last ones late."""
+    for _ in range(300):
+        records = list(_written(path))
+        if any(record.HasField("exit") for record in records):
+            return records
+        time.sleep(0.1)
+    raise AssertionError(f"{path} has no record of the run's end")
+
+
+def _written(path: Path):
     from wandb.proto import wandb_internal_pb2
     from wandb.sdk.internal.datastore import DataStore
 

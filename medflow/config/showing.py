@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from medflow.config.keys import Tree
 from medflow.config.reading import Origin, Reading
+from medflow.config.sections import RunConfig
 
 MARK = "# <- "
 
@@ -17,6 +19,12 @@ MARK = "# <- "
 def as_yaml(reading: Reading) -> str:
     """The merged settings, one a line; `# <- place` behind each that differs from its default."""
     return "\n".join(_lines(reading, reading.tree, reading.defaults, "", 0)) + "\n"
+
+
+def config_yaml(config: RunConfig) -> str:
+    """The same of settings whose files are no longer known: every value, and no places."""
+    tree = config.model_dump(mode="json", by_alias=True)
+    return as_yaml(Reading(config=config, file=Path(), origins={}, tree=tree, defaults={}))
 
 
 def origin_of(reading: Reading, key: str) -> Origin | None:

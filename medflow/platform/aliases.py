@@ -15,11 +15,16 @@ PACKAGE_TAG = "medflow.package"
 """Tag of a model version, and of a parent run: the content digest of its package."""
 
 
+def is_registered(mlflow: MlflowClient, dataset: str, content_digest: str) -> bool:
+    """Whether the dataset's registered model has a version of this content."""
+    return _registered(mlflow, dataset, content_digest) is not None
+
+
 def register(mlflow: MlflowClient, dataset: str, parent: str, facts: PackageFacts) -> None:
     """A version of the dataset's registered model for this content, unless there is one."""
     if not mlflow.search_registered_models(f"name = '{dataset}'"):
         mlflow.create_registered_model(dataset)
-    if _registered(mlflow, dataset, facts.content_digest) is None:
+    if not is_registered(mlflow, dataset, facts.content_digest):
         mlflow.create_model_version(
             dataset, source=f"runs:/{parent}/model", run_id=parent, tags={PACKAGE_TAG: facts.content_digest}
         )

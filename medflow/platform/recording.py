@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
-from pathlib import Path
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from zenml import get_step_context, link_artifact_to_model, log_metadata
 from zenml.model.model import Model
 from zenml.models import ModelVersionResponse, PipelineRunResponse
 
-from medflow.platform import aliases, registry, stack, trackers
+from medflow.platform import aliases, recorded_files, registry, reports, stack, trackers
 from medflow.progress import say
-from medflow.records import Evaluation, PackageFacts, Promotion, Recorded
+from medflow.records import Evaluation, PackageFacts, Promotion, Recorded, Score
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -74,6 +73,9 @@ def _track(
         mlflow = trackers.client()
         parent = trackers.parent_run(dataset)
         _write_parent(mlflow, parent, reference, run, facts, evaluation, promotion)
+        if not aliases.is_registered(mlflow, dataset, facts.content_digest):
+            # Before the version, which points at this folder; a later run of the same content sends nothing again.
+            recorded_files.send_model(mlflow, parent, run)
         aliases.register(mlflow, dataset, parent, facts)
         if promotion.promoted:
             aliases.set_alias(dataset, promotion.stage, facts.content_digest)
@@ -93,9 +95,9 @@ def _write_parent(
     evaluation: Evaluation,
     promotion: Promotion,
 ) -> None:
-    for score in evaluation.scores:
-        if math.isfinite(score.value):
-            mlflow.log_metric(parent, _metric_name(f"test/{score.head}/{score.label}/{score.metric}"), score.value)
+    trackers.MlflowRun(mlflow, parent).metrics(
+        {**_metrics("test", evaluation.scores), **_validation_metrics(run)}, step=0
+    )
     tags = {
         "zenml.model": reference,
         aliases.PACKAGE_TAG: facts.content_digest,
@@ -105,11 +107,27 @@ def _write_parent(
     }
     for name, value in tags.items():
         mlflow.set_tag(parent, name, value)
-    with tempfile.TemporaryDirectory(prefix="medflow-") as folder:
-        for name, item in {"evaluation": evaluation, "promotion": promotion, "package": facts}.items():
-            path = Path(folder) / f"{name}.json"
-            path.write_text(item.model_dump_json(indent=1))
-            mlflow.log_artifact(parent, str(path), "model")
+    records = {"evaluation": evaluation, "promotion": promotion, "package": facts}
+    written = {f"{name}.json": item.model_dump_json(indent=1).encode() for name, item in records.items()}
+    recorded_files.send(mlflow, parent, "model", written)
+    recorded_files.send_config(mlflow, parent, run)
+
+
+def _validation_metrics(run: PipelineRunResponse) -> dict[str, float]:
+    """Scores over a whole head of every model and graph that this run judged on validation rows."""
+    found: dict[str, float] = {}
+    for step, evaluation in reports.validations(run).items():
+        whole = [score for score in evaluation.scores if score.label in ("macro", "micro")]
+        found |= _metrics(f"val/{step}", whole)
+    return found
+
+
+def _metrics(prefix: str, scores: Iterable[Score]) -> dict[str, float]:
+    return {
+        _metric_name(f"{prefix}/{score.head}/{score.label}/{score.metric}"): score.value
+        for score in scores
+        if math.isfinite(score.value)
+    }
 
 
 def _metric_name(name: str) -> str:

@@ -45,7 +45,7 @@ def report_of(run: PipelineRunResponse) -> RunReport:
     """What is stored of a run, as far as it came."""
     dataset = run.pipeline.name if run.pipeline else "run"
     bundles = _all(run, BUNDLE_STEPS, Bundle)
-    evaluations = _all(run, "evaluate_val_", Evaluation)
+    evaluations = _all(run, VALIDATION_STEPS, Evaluation)
     return RunReport(
         title=f"{dataset}: {run.run_metadata.get('model', 'no model')}",
         lead=f"Run {run.name}, {run.status.value}, {run.id}",
@@ -63,6 +63,13 @@ def report_of(run: PipelineRunResponse) -> RunReport:
     )
 
 
+def validations(run: PipelineRunResponse) -> dict[str, Evaluation]:
+    """What each model and graph of a run scored on validation rows, by model key or variant."""
+    steps = [name for name in run.steps if name.startswith(VALIDATION_STEPS)]
+    return {name.removeprefix(VALIDATION_STEPS): _one(run, name, "evaluation") for name in steps}
+
+
+VALIDATION_STEPS = "evaluate_val_"
 BUNDLE_STEPS = ("train_", "prune", "export_", "quantize_")
 
 

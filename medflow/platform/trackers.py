@@ -8,7 +8,7 @@ The stack's experiment tracker still says where MLflow is, so ZenML and medflow 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
@@ -28,9 +28,12 @@ MLFLOW = "MLflow"
 RUN_TAG = "zenml.pipeline_run_id"
 #: ``pipeline`` for the parent run of a pipeline run, ``step`` for its children.
 KIND_TAG = "medflow.kind"
+#: Key, in the `extra` of a pipeline run, of its whole settings as YAML.
+CONFIG = "config"
 LIMIT = 500
-#: MLflow accepts at most this many parameters in one call.
+#: MLflow accepts at most this many parameters, and metrics, in one call.
 BATCH = 100
+METRICS_BATCH = 1000
 
 
 def client() -> MlflowClient:
@@ -102,10 +105,15 @@ class MlflowRun:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        self.mlflow.log_batch(self.run_id, metrics=[Metric(name, value, now, step) for name, value in values.items()])
+        items = [Metric(name, value, now, step) for name, value in values.items()]
+        for start in range(0, len(items), METRICS_BATCH):
+            self.mlflow.log_batch(self.run_id, metrics=items[start : start + METRICS_BATCH])
 
     def file(self, path: Path, folder: str) -> None:
         self.mlflow.log_artifact(self.run_id, str(path), folder)
+
+    def model(self, files: Sequence[Path], name: str) -> None:
+        """Nothing: `record` gives the parent run the one model that was chosen."""
 
     def finish(self, ending: Ending) -> None:
         self.mlflow.set_terminated(self.run_id, ending)

@@ -13,7 +13,9 @@ from typing import Any
 from zenml import get_step_context
 
 from medflow.config.sections import RunConfig, WandbConfig
+from medflow.config.showing import config_yaml
 from medflow.platform import trackers
+from medflow.platform.trackers import CONFIG
 from medflow.trackers import Offer, opened, tensorboard, wandb
 from medflow.tracking import Tracker
 
@@ -29,11 +31,15 @@ def of_step(
 
 
 def settings(config: RunConfig) -> dict[str, Any]:
-    """What a pipeline carries for ``of_step``, as ZenML's `extra`: it reaches every step and no cache key.
+    """What a pipeline carries for ``of_step`` and `record`, as ZenML's `extra`: it reaches every step and no cache key.
 
     A parameter or an environment variable would be in the key, and adding a tracker would train everything anew.
     """
-    return {"trackers": list(config.trackers), "wandb": config.wandb.model_dump(mode="json")}
+    return {
+        "trackers": list(config.trackers),
+        "wandb": config.wandb.model_dump(mode="json"),
+        CONFIG: config_yaml(config),
+    }
 
 
 def _beside(dataset: str, name: str) -> list[Offer]:

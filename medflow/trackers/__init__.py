@@ -56,6 +56,9 @@ class Tolerant:
     def file(self, path: Path, folder: str) -> None:
         self._tell(lambda sink: sink.file(path, folder))
 
+    def model(self, files: Sequence[Path], name: str) -> None:
+        self._tell(lambda sink: sink.model(files, name))
+
     def finish(self, ending: Ending) -> None:
         self._rests_until = 0.0
         self._tell(lambda sink: sink.finish(ending))
@@ -95,6 +98,10 @@ class Fan:
     def file(self, path: Path, folder: str) -> None:
         for sink in self.sinks:
             sink.file(path, folder)
+
+    def model(self, files: Sequence[Path], name: str) -> None:
+        for sink in self.sinks:
+            sink.model(files, name)
 
     def finish(self, ending: Ending) -> None:
         for sink in self.sinks:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +51,9 @@ class TensorBoard:
             self._writer.add_image(name, _pixels(path), dataformats="HWC")
         elif path.suffix in WORDS:
             self._writer.add_text(name, f"```\n{path.read_text(encoding='utf-8')}\n```")
+
+    def model(self, files: Sequence[Path], name: str) -> None:
+        """Event files hold no models."""
 
     def finish(self, ending: Ending) -> None:
         self._writer.add_text("status", ending)

@@ -7,7 +7,9 @@ the environment and never handled here.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medflow.config.sections import WandbConfig
@@ -67,6 +69,19 @@ class Wandb:
         if path.suffix == ".png":
             self._run.log({f"{folder}/{path.stem}": wandb.Image(str(path))})
         self._run.save(str(path), base_path=str(path.parent), policy="now")
+
+    def model(self, files: Sequence[Path], name: str) -> None:
+        """An artifact of type `model`. Its files stay in the run's folder, where `wandb sync` finds them."""
+        import wandb
+
+        folder = Path(self._run.dir).parent / "model"
+        folder.mkdir(parents=True, exist_ok=True)
+        artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", name), type="model")
+        for path in files:
+            # A copy of ours: the client's own would lie outside MEDFLOW_HOME.
+            kept = shutil.copyfile(path, folder / path.name)
+            artifact.add_file(str(kept), policy="immutable", skip_cache=True)
+        self._run.log_artifact(artifact)
 
     def finish(self, ending: Ending) -> None:
         self._run.finish(exit_code=0 if ending == "FINISHED" else 1)
