@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -296,7 +298,8 @@ def test_gdcm_may_die_and_the_next_image_is_read() -> None:
 
 
 def test_gdcm_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(isolated, "SECONDS", 0.0)
+    monkeypatch.setattr(isolated, "SECONDS", 0.2)
+    os.kill(isolated.CHILD._running().pid, signal.SIGSTOP)
     data = transcoded(file(dataset(smooth())), LOSSLESS["JPEG-LS"])
     with pytest.raises(ImageError, match="cannot be decoded"):
         decode(data, 1)

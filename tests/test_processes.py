@@ -58,7 +58,7 @@ finally:
     steps = {name: str(step.status.value) for name, step in last.steps.items()}
     digest = None
     if "train_monai_unet" in last.steps and last.steps["train_monai_unet"].outputs:
-        bundle = next(iter(last.steps["train_monai_unet"].outputs.values()))[0].load()
+        bundle = last.steps["train_monai_unet"].outputs["trained"][0].load()
         digest = bundle.card.weights_digest
     print("RESULT " + json.dumps({"status": str(last.status.value), "steps": steps, "weights": digest}))
 """
