@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-#: MONAI's ``DiceLoss`` defaults, so that the first seed's loss is the same number here.
+#: MONAI's ``DiceLoss`` defaults, so that the first published system's loss is the same number here.
 SMOOTH: Final = 1e-5
 #: A power between 0 and 1 has an infinite slope at 0.
 SMALLEST: Final = 1e-7

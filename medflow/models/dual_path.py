@@ -1,4 +1,4 @@
-"""The fifth seed's network: one encoder, a global and a local path, a feature pyramid, and their fusion.
+"""The fifth published system's network: one encoder, a global and a local path, a feature pyramid, and their fusion.
 
 Shapes for DenseNet-121 and an input (n, c, h, w), p channels in the pyramid (256)::
 
@@ -8,7 +8,7 @@ Shapes for DenseNet-121 and an input (n, c, h, w), p channels in the pyramid (25
     local      CBAM(P2), a 3 x 3 convolution, the maximum over the image           (n, p)
     fusion     P3, P4, P5 averaged, beside both paths                              (n, 1024 + 4 p) → label heads
 
-The seed says that there are two paths, CBAM, an FPN and multi-scale fusion, and no more. The local path here is the
+The system says that there are two paths, CBAM, an FPN and multi-scale fusion, and no more. The local path here is the
 finest level at full resolution, of which the maximum is taken: a small finding fills a few of its places and would
 vanish in an average. Attention chooses the places, so no crop is cut out, the graph is static, and one pass over the
 encoder serves both paths.

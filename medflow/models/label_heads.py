@@ -10,7 +10,7 @@ from medflow.config.sections import LabelLayers
 def label_head(layers: LabelLayers, width: int, outputs: int) -> nn.Sequential:
     """From (n, ``width``) to (n, ``outputs``): [LayerNorm or BatchNorm,] (Dropout, Linear, ReLU)*, Dropout, Linear.
 
-    With `hidden: [512], dropout: 0.5` the second seed's head; with `head_norm: layer, hidden: [128],
+    With `hidden: [512], dropout: 0.5` the second published system's head; with `head_norm: layer, hidden: [128],
     head_dropout: [0.3, 0.25]` the third's.
     """
     made: list[nn.Module] = []

@@ -64,7 +64,7 @@ class TimmModel(LabelLayers):
 
 
 class MonaiUNet(ModelCommon):
-    """The two-task UNet of the first seed: MONAI UNet, a mask head and a label head on its features.
+    """The two-task UNet of the first published system: MONAI UNet, a mask head and a label head on its features.
 
     `{kind: monai_unet}`; label and mask heads.
     """
@@ -132,8 +132,8 @@ class SmpModel(EncoderModel):
 
 
 class DualPathModel(EncoderModel):
-    """The fifth seed's network: global and local paths over the levels of one encoder, CBAM attention, a feature
-    pyramid, and their fusion; label heads only.
+    """The fifth published system's network: global and local paths over the levels of one encoder, CBAM attention, a
+    feature pyramid, and their fusion; label heads only.
 
     `{kind: dual_path}`, or over another encoder of timm's, `{kind: dual_path, encoder: resnet50}`.
     """
