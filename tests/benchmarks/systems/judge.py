@@ -43,22 +43,28 @@ class Line(BaseModel):
         return self.difference.high < 0.0
 
 
-def compare(system: str, ours: Sequence[Predictions], theirs: Sequence[Predictions]) -> list[Line]:
-    """One line for each head; ``ours[i]`` and ``theirs[i]`` are of seed i and of the same rows."""
-    return [_line(system, head, ours, theirs) for head in ours[0].heads]
-
-
-def _line(system: str, head: HeadSpec, ours: Sequence[Predictions], theirs: Sequence[Predictions]) -> Line:
-    metric = "dice" if head.kind == "mask" else "auroc"
-    new = np.mean([_samples(item, head, metric, seed) for seed, item in enumerate(ours)], axis=0)
-    old = np.mean([_samples(item, head, metric, seed) for seed, item in enumerate(theirs)], axis=0)
+def compare(system: str, head: HeadSpec, ours: Sequence[Predictions], theirs: Sequence[Predictions]) -> Line:
+    """``ours[i]`` and ``theirs[i]`` are of seed i and of the same rows."""
+    new, old = _samples_of(head, ours), _samples_of(head, theirs)
     return Line(
         system=system,
         head=head.name,
-        ours=_reached(metric, new),
-        theirs=_reached(metric, old),
-        difference=_reached(metric, new - old),
+        ours=_reached(head, new),
+        theirs=_reached(head, old),
+        difference=_reached(head, new - old),
     )
+
+
+def reached(head: HeadSpec, said: Sequence[Predictions]) -> Reached:
+    return _reached(head, _samples_of(head, said))
+
+
+def _metric(head: HeadSpec) -> str:
+    return "dice" if head.kind == "mask" else "auroc"
+
+
+def _samples_of(head: HeadSpec, said: Sequence[Predictions]) -> np.ndarray:
+    return np.mean([_samples(item, head, _metric(head), seed) for seed, item in enumerate(said)], axis=0)
 
 
 def _samples(predictions: Predictions, head: HeadSpec, metric: str, seed: int) -> np.ndarray:
@@ -71,7 +77,7 @@ def _samples(predictions: Predictions, head: HeadSpec, metric: str, seed: int) -
     return np.concatenate([plain, *parts])
 
 
-def _reached(metric: str, samples: np.ndarray) -> Reached:
+def _reached(head: HeadSpec, samples: np.ndarray) -> Reached:
     tail = (1.0 - CONFIDENCE) / 2.0
     low, high = np.nanquantile(samples[1:], [tail, 1.0 - tail])
-    return Reached(metric=metric, value=float(samples[0]), low=float(low), high=float(high))
+    return Reached(metric=_metric(head), value=float(samples[0]), low=float(low), high=float(high))

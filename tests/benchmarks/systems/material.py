@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from medflow import datasets, twins
+from medflow import datasets
 from medflow.checks import check
 from medflow.config.sections import RunConfig
 from medflow.ingest import ingest
@@ -42,9 +43,13 @@ class Material:
 def prepare(config: RunConfig, images: int, seed: int, work: Path) -> Material:
     """Twin ``seed`` of the config's dataset, its packed pixels and its split; what is there already is kept."""
     root = work / f"{config.dataset}_{images}_{seed}"
-    if not root.exists():
-        twins.write_twin(config.dataset, root, Generated(images=images, seed=seed))
     spec = datasets.get(config.dataset)
+    if not root.exists():
+        part = root.with_suffix(".part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        spec.twin(part, Generated(images=images, seed=seed))  # with the table of lesions, which an archive lacks
+        part.replace(root)
     source = Source(kind="folder", fingerprint=f"twin {images} {seed}", uri=str(root))
     sizes = tuple(sorted({model.size for model in config.models if model.size}))
     manifest, pixels = ingest(source, spec, sizes, config.ingest, work / f"packed_{root.name}")

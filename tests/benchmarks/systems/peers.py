@@ -24,7 +24,6 @@ from medflow.records import Manifest, Predictions
 
 Outputs = tuple[Tensor, Tensor | None]
 """Label logits (n, labels), and mask logits (n, 1, size, size) where the system has a mask."""
-WORKERS = 2
 
 
 @dataclass(frozen=True)
@@ -85,8 +84,13 @@ class Files(Dataset):
         return cv2.resize((mask > 127).astype(np.float32), (self.size, self.size), interpolation=cv2.INTER_NEAREST)
 
 
-def learn(material: Material, peer: Peer, size: int, seconds: float, seed: int) -> tuple[Predictions, float]:
-    """Predictions on the test rows, and the seconds that training took."""
+def learn(
+    material: Material, peer: Peer, size: int, seconds: float, seed: int, rates: float
+) -> tuple[Predictions, float, float]:
+    """Predictions on the test rows, the seconds that training took, and those of them spent computing.
+
+    ``rates`` multiplies every learning rate of the published recipe.
+    """
     loaders = _loaders(material, peer, size, seed)
     weights = _class_weights(material)
     planned = []
@@ -96,14 +100,15 @@ def learn(material: Material, peer: Peer, size: int, seconds: float, seed: int) 
     share = seconds / sum(stage.epochs * each for stage, each in zip(peer.stages, planned, strict=True))
     torch.manual_seed(seed)
     network = peer.network(len(material.label_head.labels), size)
-    start = time.monotonic()
+    start, computed = time.monotonic(), time.process_time()
     for stage in peer.stages:
-        _run_stage(network, peer, stage, max(1, math.floor(stage.epochs * share)), loaders, weights)
-    took = time.monotonic() - start
-    return _predictions(network, material, peer, size), took
+        _run_stage(network, peer, stage, max(1, math.floor(stage.epochs * share)), loaders, weights, rates)
+    took, computed = time.monotonic() - start, time.process_time() - computed
+    return _predictions(network, material, peer, size), took, computed
 
 
 def _loaders(material: Material, peer: Peer, size: int, seed: int) -> tuple[DataLoader, DataLoader]:
+    """Without worker processes: a side has one core."""
     train = Files(material, material.parts.train, peer, size, training=True)
     val = Files(material, material.parts.val, peer, size, training=False)
     generator = torch.Generator().manual_seed(seed)
@@ -111,7 +116,6 @@ def _loaders(material: Material, peer: Peer, size: int, seed: int) -> tuple[Data
     if peer.balanced:
         each = _class_weights(material)[train.targets.nan_to_num().argmax(dim=1)].double()
         sampler = WeightedRandomSampler(each.tolist(), len(train), generator=generator)
-    options = {"num_workers": WORKERS, "persistent_workers": True}
     return (
         DataLoader(
             train,
@@ -120,9 +124,8 @@ def _loaders(material: Material, peer: Peer, size: int, seed: int) -> tuple[Data
             sampler=sampler,
             drop_last=True,
             generator=generator,
-            **options,
         ),
-        DataLoader(val, peer.batch_size, **options),
+        DataLoader(val, peer.batch_size),
     )
 
 
@@ -134,16 +137,21 @@ def _class_weights(material: Material) -> Tensor:
 
 
 def _epoch_seconds(peer: Peer, stage: PeerStage, size: int, loaders, weights: Tensor, material: Material) -> float:
+    """Processor time, which on a core of one's own is wall time and which no other work stretches."""
     network = peer.network(len(material.label_head.labels), size)
     _run_stage(network, peer, stage, 1, loaders, weights)
-    start = time.monotonic()
+    start = time.process_time()
     _run_stage(network, peer, stage, 1, loaders, weights)
-    return time.monotonic() - start
+    return time.process_time() - start
 
 
-def _run_stage(network: nn.Module, peer: Peer, stage: PeerStage, epochs: int, loaders, weights: Tensor) -> None:
+def _run_stage(
+    network: nn.Module, peer: Peer, stage: PeerStage, epochs: int, loaders, weights: Tensor, rates: float = 1.0
+) -> None:
     """Train, and leave the weights of the best validation loss."""
     optimizer = stage.optimizer(network)
+    for group in optimizer.param_groups:
+        group["lr"] *= rates
     scheduler = stage.scheduler(optimizer, epochs) if stage.scheduler else None
     best, kept, waited = math.inf, network.state_dict(), 0
     for _ in range(epochs):
