@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from medflow import paired
-from medflow.errors import DataError
-from medflow.metrics import orientation
-from medflow.records import Evaluation, HeadSpec, Predictions, Ranked, Ranking
+from medflow.errors import ConfigError, DataError
+from medflow.metrics import check_name, orientation
+from medflow.records import Evaluation, HeadSpec, Predictions, Ranked, Ranking, Score
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,13 @@ class Wanted:
 def rank(dataset: str, contenders: Sequence[Contender], wanted: Wanted) -> Ranking:
     """The ranking of the contenders on the rows of the newest (the first); larger is better, or smaller where it is.
 
-    Raises DataError where there are none, or the newest has no such score.
+    Raises ConfigError where no score is as wanted, DataError where there are no contenders.
     """
+    check_name("--metric", wanted.metric)
     if not contenders:
         raise DataError(f"no evaluation of {dataset} is on record", hint=f"`medflow run {dataset}` makes the first")
     rows = contenders[0].evaluation.rows_digest
-    score = contenders[0].evaluation.score(wanted.metric, head=wanted.head, label=wanted.label)
+    score = _wanted_score(contenders[0].evaluation, wanted)
     comparable = [item for item in contenders if _comparable(item, rows, wanted, score.head)]
     sign = orientation(wanted.metric)
     ordered = sorted(comparable, key=lambda item: _order(item, wanted, score.head, sign))
@@ -73,6 +74,22 @@ def numbered(names: Sequence[str]) -> list[str]:
         seen[name] += 1
         told.append(f"{name} #{seen[name]}" if total[name] > 1 else name)
     return told
+
+
+def _wanted_score(evaluation: Evaluation, wanted: Wanted) -> Score:
+    """What is wanted comes from the command line, so that its absence is an error of usage."""
+    try:
+        return evaluation.score(wanted.metric, head=wanted.head, label=wanted.label)
+    except DataError as error:
+        heads = {item.head for item in evaluation.scores if item.metric == wanted.metric}
+        labels = dict.fromkeys(item.label for item in evaluation.scores if item.head == wanted.head or not wanted.head)
+        if wanted.head and wanted.head not in heads and heads:
+            raise ConfigError(
+                f"--head: no {wanted.metric} of {wanted.head!r} is on record",
+                hint=f"choose {' or '.join(sorted(heads))}",
+            ) from error
+        hint = f"labels are {', '.join(labels)}" if heads else error.hint
+        raise ConfigError(f"--metric, --label: {error.message}", hint=hint) from error
 
 
 def _comparable(item: Contender, rows: str, wanted: Wanted, head: str) -> bool:

@@ -23,13 +23,14 @@ Dice and IoU of one image: both are 1 where truth and prediction are empty, 0 wh
 
 from __future__ import annotations
 
+import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from medflow.decisions import decide, dice_from_counts
-from medflow.errors import DataError
+from medflow.errors import ConfigError, DataError
 from medflow.records import HeadSpec, LabelCounts, Predictions, Threshold
 
 ECE_BINS = 15
@@ -43,6 +44,17 @@ MASK = ("dice", "iou")
 def orientation(metric: str) -> int:
     """1 where larger is better, -1 where smaller is."""
     return -1 if metric in SMALLER_IS_BETTER else 1
+
+
+def check_name(where: str, metric: str) -> None:
+    """Raise ConfigError where there is no metric of this name; ``where`` is the setting or option that names it."""
+    known = (*PER_LABEL, *MASK)
+    if metric not in known:
+        near = difflib.get_close_matches(metric, known, n=1, cutoff=0.4)
+        meant = f"did you mean {near[0]}? " if near else ""
+        raise ConfigError(
+            f"{where}: expected a metric, found {metric!r}, which is none", hint=f"{meant}there is {', '.join(known)}"
+        )
 
 
 class Measures(ABC):

@@ -12,8 +12,9 @@ import math
 from collections.abc import Sequence
 
 from medflow import metrics, paired
-from medflow.config.sections import Floor, PromoteConfig
+from medflow.config.sections import Floor, PromoteConfig, RunConfig
 from medflow.errors import ConfigError, DataError
+from medflow.progress import say
 from medflow.records import Challenge, Comparison, Evaluation, HeadSpec, PackageFacts, Predictions, Promotion, Score
 
 
@@ -57,17 +58,37 @@ def promote(
 
 
 def check_floors(config: PromoteConfig, heads: Sequence[HeadSpec]) -> None:
-    """Raise ConfigError where a floor is on a head, or on a metric, that none of the learnt ``heads`` has."""
+    """Raise ConfigError where a floor is on a head, or on a metric, that none of the dataset's ``heads`` has."""
     kept = tuple(floor for floor in config.floors if any(_applies(floor, head) for head in heads))
     for floor in config.floors:
         if floor not in kept:
             where = f"head {floor.head!r}" if floor.head else "these heads"
             left = ", ".join(f"{{metric: {item.metric}, value: {item.value:g}}}" for item in kept)
             raise ConfigError(
-                f"promote.floors asks for {floor.metric} of {where}, and the heads learnt are "
+                f"promote.floors asks for {floor.metric} of {where}, and the dataset's heads are "
                 f"{', '.join(head.name for head in heads)}",
                 hint=f"without it: 'promote.floors=[{left}]'",
             )
+
+
+def check_metrics(config: RunConfig) -> None:
+    """Raise ConfigError where a setting that judges models names no metric: now, and not after a training."""
+    named = {"select": config.select.metric, "choose": config.choose.metric, "promote": config.promote.metric}
+    for section, metric in named.items():
+        metrics.check_name(f"{section}.metric", metric)
+
+
+def with_learnt_floors(config: PromoteConfig, learnt: Sequence[HeadSpec]) -> PromoteConfig:
+    """The settings without the floors that none of the ``learnt`` heads has: the rest were left out on request.
+
+    Says aloud which are dropped, since what is promoted is held to less.
+    """
+    kept = tuple(floor for floor in config.floors if any(_applies(floor, head) for head in learnt))
+    dropped = [f"{floor.metric} {floor.value:g}" for floor in config.floors if floor not in kept]
+    if dropped:
+        names = ", ".join(head.name for head in learnt)
+        say(f"promote.floors: {', '.join(dropped)} not asked for, since heads=[{names}] leaves out what they measure")
+    return config.model_copy(update={"floors": kept})
 
 
 def _applies(floor: Floor, head: HeadSpec) -> bool:

@@ -3,6 +3,10 @@
 The study lies in SQLite. Killed at any moment and called again, it goes on: the trial that was under way is given up,
 and the next draws the same settings and takes up its checkpoints. So that this holds, the sampler is seeded anew for
 every trial, by the seed and the number of trials finished before; it draws the same after a kill as without one.
+
+Not so with ``pruner: hyperband``. It deals trials into brackets, each pruned and sampled from by itself, by Optuna's
+own number of the trial, and a trial that was given up keeps its number. So a search that was killed goes on, but from
+there its draws, and what is pruned, may differ from those of one that was not.
 """
 
 from __future__ import annotations
@@ -15,10 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medflow.config.search import apply
+from medflow.config.search import apply, check_scale
 from medflow.config.sections import RunConfig
 from medflow.config.sections.tuning import Dimension, SearchConfig, TuneBudget
 from medflow.errors import TrainingError
+from medflow.monitor import Monitor
 from medflow.progress import say
 from medflow.records import HeadSpec, Manifest, Normalization, Pixels, Trial, TuneResult
 from medflow.tracking import Files, Tracker
@@ -58,14 +63,22 @@ class Place:
 def tune(rows: Rows, config: RunConfig, search: SearchConfig, budget: TuneBudget, place: Place) -> TuneResult:
     """Run trials until the budget is spent; what earlier calls finished counts.
 
-    Raises TrainingError where no trial came to its end, ConfigError where drawn settings cannot be together.
+    Raises TrainingError where no trial came to its end, ConfigError where drawn settings cannot be together, or where
+    trials would be judged by losses that differ in kind.
     """
+    check_scale(search, _monitor(rows, config))
     study = _open(search, config, place)
     _give_up_killed(study)
     started = time.monotonic()
     while len(_finished(study)) < budget.trials and (time.monotonic() - started < budget.seconds):
         _run_one(study, rows, config, search, budget, place)
     return _result(study, rows, config, search, place.study)
+
+
+def _monitor(rows: Rows, config: RunConfig) -> str:
+    """What trials are judged by: `auto` is the loss where validation rows can define no score."""
+    targets = {head.name: rows.val.targets(head) for head in rows.heads if head.kind != "mask"}
+    return Monitor(config.train.monitor, rows.heads, targets, len(rows.val)).name
 
 
 # -- one trial -----------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from scored import INDEPENDENT, predictions
 from medflow import paired
 from medflow.compare import Contender, Wanted, numbered, rank
 from medflow.config.sections import EvaluateConfig
-from medflow.errors import DataError
+from medflow.errors import ConfigError, DataError
 from medflow.evaluate import scores
 from medflow.records import Evaluation, Predictions, Ranking
 from medflow.report.ranking import forest, ranking_page
@@ -87,12 +87,19 @@ def test_other_rows_are_listed_apart_and_never_ranked():
 
 
 def test_what_cannot_be_ranked_is_told_with_what_there_is():
-    with pytest.raises(DataError, match=r"no score 'f2' .* there is findings\.accuracy"):
-        rank("d", [contender("one", said(1.0))], Wanted("f2"))
+    with pytest.raises(ConfigError, match="--metric: expected a metric, found 'f2'") as refusal:
+        rank("d", [], Wanted("f2"))
+    assert refusal.value.exit_code == 2 and "did you mean f1?" in refusal.value.hint
+    with pytest.raises(ConfigError, match=r"no score 'dice' .* there is findings\.accuracy"):
+        rank("d", [contender("one", said(1.0))], Wanted("dice"))
+    with pytest.raises(ConfigError, match="--head: no auroc of 'finding' is on record") as refusal:
+        rank("d", [contender("one", said(1.0))], Wanted("auroc", head="finding"))
+    assert refusal.value.hint == "choose findings"
     with pytest.raises(DataError, match="no evaluation of d is on record"):
         rank("d", [], AUROC)
-    with pytest.raises(DataError, match="no score 'auroc' for label 'z'"):
+    with pytest.raises(ConfigError, match="no score 'auroc' for label 'z'") as refusal:
         rank("d", [contender("one", said(1.0))], Wanted("auroc", label="z"))
+    assert refusal.value.hint == "labels are x, y, macro"
 
 
 def test_predictions_of_other_images_cannot_be_paired():

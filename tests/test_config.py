@@ -443,6 +443,17 @@ def test_heads_and_weights_must_be_the_datasets() -> None:
             check_heads(load("phantom", [override]), declared)
 
 
+@pytest.mark.parametrize("kind", ["monai_unet", "dual_path"])
+def test_a_kind_with_one_architecture_takes_no_other_name(kind: str) -> None:
+    with pytest.raises(ConfigError, match=f"models.0.name: expected '{kind}', found") as refusal:
+        load("phantom", [f"models=[{{kind: {kind}, name: {kind}2}}]"])
+    assert refusal.value.hint == f"did you mean {kind}?"
+    with pytest.raises(ConfigError) as refusal:
+        load("phantom", [f"models=[{{kind: {kind}, name: resnet50}}]"])
+    assert "another is another `kind`" in refusal.value.hint
+    assert load("phantom", [f"models=[{{kind: {kind}}}]"]).models[0].name == kind
+
+
 def test_what_belongs_to_a_head_that_is_not_learnt_reaches_no_step() -> None:
     declared = ["diagnosis", "lungs", "signs"]
     config = of_learnt_heads(load("phantom", ["heads=[diagnosis]", "train.losses.lungs.kind=tversky"]), declared)

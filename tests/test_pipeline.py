@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from medflow.config.reading import load
-from medflow.errors import MedflowError, ModelError
+from medflow.errors import ConfigError, MedflowError, ModelError
 from medflow.home import home
 from medflow.lineage import chain
 from medflow.platform import lineage, registry, reports, runs, stack, trackers, verify
@@ -45,6 +45,17 @@ def first() -> RunOutcome:
 def second(first: RunOutcome) -> RunOutcome:
     # Where to log is no part of what is learnt: a tracker more trains nothing anew.
     return runs.run(small("trackers=[tensorboard]"))
+
+
+def test_floors_of_heads_left_out_are_no_obstacle_and_those_of_no_head_are(capsys):
+    floors = "promote.floors=[{metric: auroc, value: 0.7}, {metric: dice, value: 0.7}]"
+    settled = runs.settled(load("phantom", ["heads=[diagnosis]", floors]))
+    assert [floor.metric for floor in settled.promote.floors] == ["auroc"]
+    assert capsys.readouterr().err.count("dice 0.7 not asked for") == 1
+    with pytest.raises(ConfigError, match="asks for auroc of head 'lungs'"):
+        runs.settled(
+            load("phantom", ["heads=[diagnosis]", "promote.floors=[{metric: auroc, value: 0.7, head: lungs}]"])
+        )
 
 
 def steps(outcome: RunOutcome, *, cached: bool) -> set[str]:

@@ -13,9 +13,10 @@ from scored import INDEPENDENT
 
 from medflow import evaluate as evaluating
 from medflow import promote as promoting
+from medflow.config.reading import load
 from medflow.config.sections import EvaluateConfig, Floor, PromoteConfig
 from medflow.errors import ConfigError, DataError
-from medflow.promote import check_floors, promote
+from medflow.promote import check_floors, check_metrics, promote, with_learnt_floors
 from medflow.records import Challenge, Evaluation, HeadSpec, PackageFacts, Predictions
 
 EMPTY = Challenge(stage="production")
@@ -70,6 +71,25 @@ def test_a_floor_that_no_learnt_head_has_is_refused_before_a_run():
     for floor in (Floor(metric="auroc", value=0.7, head="lungs"), Floor(metric="aurox", value=0.7)):
         with pytest.raises(ConfigError):
             check_floors(PromoteConfig(floors=(floor,)), [label, mask])
+
+
+def test_floors_of_heads_that_were_left_out_on_request_are_dropped_and_named(capsys):
+    label = HeadSpec(kind="exclusive", name="diagnosis", labels=("a", "b"))
+    mask = HeadSpec(kind="mask", name="lungs", labels=("lungs",))
+    floors = (Floor(metric="auroc", value=0.7), Floor(metric="dice", value=0.75), Floor(metric="auroc", value=0.8))
+    config = PromoteConfig(floors=floors)
+    assert with_learnt_floors(config, [label]).floors == (floors[0], floors[2])
+    told = capsys.readouterr().err
+    assert told.count("promote.floors") == 1 and "dice 0.75 not asked for, since heads=[diagnosis]" in told
+    assert with_learnt_floors(config, [label, mask]) == config
+    assert not capsys.readouterr().err
+
+
+def test_settings_that_judge_by_no_metric_are_refused_before_a_run():
+    for section in ("select", "choose", "promote"):
+        with pytest.raises(ConfigError, match=f"{section}.metric: expected a metric, found 'f2'"):
+            check_metrics(load("phantom", [f"{section}.metric=f2"]))
+    check_metrics(load("phantom"))
 
 
 def test_an_empty_stage_is_taken_when_the_floors_hold():

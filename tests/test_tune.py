@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow
 import pytest
 import tiny
 
@@ -154,6 +156,40 @@ def test_a_search_space_is_checked_before_anything_runs(case, tmp_path, monkeypa
     assert "mine.yaml: " in refusal.value.message
     assert message in refusal.value.message
     assert hint in refusal.value.hint
+
+
+LOSSES = {
+    "train.loss_weights.lungs": "{kind: float, low: 0.1, high: 2.0}",
+    "train.label_smoothing": "{kind: float, low: 0.0, high: 0.2}",
+    "train.class_weights": "{kind: choice, values: [true, false]}",
+}
+
+
+@pytest.mark.parametrize("key", LOSSES)
+def test_losses_are_not_searched_by_the_loss(key, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"space:\n  {key}: {LOSSES[key]}\n  train.lr: {{kind: log, low: 1.0e-4, high: 1.0e-2}}\n")
+    assert read_search(str(path), "phantom", ["train.monitor=auroc"]).space
+    with pytest.raises(ConfigError, match=f"varies {key}, and judges by train.monitor=loss") as refusal:
+        read_search(str(path), "phantom", ["train.monitor=loss"])
+    assert "train.monitor=auroc" in refusal.value.hint
+    path.write_text("space:\n  train.lr: {kind: log, low: 1.0e-4, high: 1.0e-2}\n")
+    assert read_search(str(path), "phantom", ["train.monitor=loss"]).space
+
+
+def test_losses_are_not_searched_where_rows_leave_only_the_loss_to_judge_by(tmp_path):
+    """`auto` is the loss where no validation row has a known label."""
+    found = rows(tmp_path)
+    table = found.val.table
+    for name in tiny.LABELS.columns():
+        nothing = pyarrow.nulls(len(found.val), table.schema.field(name).type)
+        table = table.set_column(table.column_names.index(name), name, nothing)
+    blind = replace(found, val=replace(found.val, table=table))
+    space = {"train.label_smoothing": {"kind": "float", "low": 0.0, "high": 0.2}}
+    search = SearchConfig.model_validate({"space": space})
+    with pytest.raises(ConfigError, match="different scales"):
+        tune(blind, CONFIG, search, TuneBudget(trials=1), place(tmp_path))
+    assert not (tmp_path / "tune.db").exists()
 
 
 def test_a_setting_cannot_be_searched_and_set(tmp_path):

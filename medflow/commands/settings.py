@@ -18,13 +18,14 @@ def read_settings(name: str, overrides: Sequence[str], source: str | None, metad
     from medflow import datasets
     from medflow.config.heads import check_heads
     from medflow.config.reading import read
-    from medflow.promote import check_floors
+    from medflow.promote import check_floors, check_metrics
 
     reading = read(name, settings_of(overrides, source, metadata))
     config = reading.config
     declared = datasets.get(config.dataset, config.declare).card.heads
     check_heads(config, tuple(head.name for head in declared))
-    check_floors(config.promote, [head for head in declared if config.heads is None or head.name in config.heads])
+    check_floors(config.promote, declared)
+    check_metrics(config)
     return reading
 
 

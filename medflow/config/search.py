@@ -22,6 +22,8 @@ from medflow.errors import ConfigError
 SEARCHED = ("train", "models", "model")
 """Sections that a trial may vary: what lies before training is made once, for all trials."""
 MONITOR = "train.monitor"
+LOSSES = ("losses", "loss_weights", "label_smoothing", "class_weights")
+"""Settings of `train` that define the loss, on training and on validation rows."""
 
 
 def read_search(name: str, run: str, overrides: Sequence[str]) -> SearchConfig:
@@ -45,7 +47,19 @@ def read_search(name: str, run: str, overrides: Sequence[str]) -> SearchConfig:
         _refuse_foreign(path, key, dict(base.tree))
         for value in dimension.ends():
             _refuse_impossible(path, key, value, run, overrides)
+    check_scale(search, base.config.train.monitor)
     return search
+
+
+def check_scale(search: SearchConfig, monitor: str) -> None:
+    """Raise ConfigError where trials are judged by a loss that the search itself defines anew for each of them."""
+    changing = [key for key in search.space if key.split(".")[0] == "train" and key.split(".")[1] in LOSSES]
+    if monitor == "loss" and changing:
+        raise ConfigError(
+            f"the search varies {', '.join(changing)}, and judges by {MONITOR}=loss: losses of trials that define it "
+            "differently are on different scales",
+            hint=f"judge by a score, such as {MONITOR}=auroc or dice, or leave {changing[0]} out of the space",
+        )
 
 
 def find_search(name: str) -> Path:

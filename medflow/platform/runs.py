@@ -18,7 +18,7 @@ from medflow.home import home
 from medflow.platform import stack
 from medflow.platform.outcomes import RunOutcome, RunSummary, StepOutcome
 from medflow.progress import say as say_line
-from medflow.promote import check_floors
+from medflow.promote import check_floors, check_metrics, with_learnt_floors
 from medflow.substitute import with_reachable_encoders
 
 if TYPE_CHECKING:
@@ -42,8 +42,11 @@ def settled(config: RunConfig) -> RunConfig:
     declared = datasets.get(config.dataset, config.declare).card.heads
     names = [head.name for head in declared]
     check_heads(config, names)
-    check_floors(config.promote, [head for head in declared if config.heads is None or head.name in config.heads])
+    check_floors(config.promote, declared)
+    check_metrics(config)
     _refuse_unknown_models(config)
+    learnt = [head for head in declared if config.heads is None or head.name in config.heads]
+    config = config.model_copy(update={"promote": with_learnt_floors(config.promote, learnt)})
     return with_reachable_encoders(of_learnt_heads(config, names))
 
 

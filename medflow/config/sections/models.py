@@ -70,7 +70,8 @@ class MonaiUNet(ModelCommon):
     """
 
     kind: Literal["monai_unet"] = "monai_unet"
-    name: str = "monai_unet"
+    name: Literal["monai_unet"] = "monai_unet"
+    """This kind has one architecture: another is another `kind`. `id` names it otherwise in step names."""
     pretrained: str = "none"
     size: int | None = Field(256, ge=32, le=2048)
     stats: Literal["imagenet", "dataset", "unit"] | None = "unit"
@@ -139,7 +140,8 @@ class DualPathModel(EncoderModel):
     """
 
     kind: Literal["dual_path"] = "dual_path"
-    name: str = "dual_path"
+    name: Literal["dual_path"] = "dual_path"
+    """This kind has one architecture, over any `encoder`: another is another `kind`. `id` names it otherwise."""
     encoder: str = "densenet121"
     """A name of timm's; it must give levels of features, as a plain vision transformer does not."""
     pyramid: int = Field(256, ge=8)

@@ -47,11 +47,14 @@ class Dimension(Section):
 class SearchConfig(Section):
     seed: int = Field(0, ge=0)
     pruner: Literal["median", "hyperband", "none"] = "median"
-    """`median` ends a trial that is worse at an epoch than half of those before it were there."""
+    """`median` ends a trial that is worse at an epoch than half of those before it were there. `hyperband` (Li et al.
+    2018, JMLR 18:185) lets the best third of a bracket go on at each rung; a search that was killed goes on, but need
+    not end as one that was not."""
     startup: int = Field(5, ge=1)
-    """Trials that are finished before any is pruned, and drawn at random before the search learns from them."""
+    """Trials drawn at random before the search learns from them (with `hyperband`, of each bracket), and with `median`
+    finished before any is pruned."""
     warmup: int = Field(1, ge=0)
-    """Epochs of a trial before it may be pruned."""
+    """Epochs of a trial before `median` may prune it; `hyperband` has rungs of its own."""
     space: dict[str, Dimension] = Field(min_length=1)
     """By setting, such as `train.stages.0.lr`; short forms as on the command line."""
 
