@@ -6,8 +6,10 @@ So value and interval come from one definition. Shapes: n rows, r weight vectors
 Which number has which averaging (``Score.label``):
 
 * exclusive head, one-vs-rest for each class and ``macro``, the mean over classes: precision, recall, specificity,
-  f1, auroc, average_precision; balanced_accuracy is the macro recall. ``micro``, once over all images: accuracy,
-  kappa (Cohen, unweighted), ece (confidence of the decided class), brier (squared error summed over classes, 0 to 2).
+  f1, auroc, average_precision; balanced_accuracy is the macro recall. ``weighted``, the mean over classes weighted by
+  how many images have them: precision, recall (which equals the accuracy), f1. ``micro``, once over all images:
+  accuracy, kappa (Cohen, unweighted), ece (confidence of the decided class), brier (squared error summed over
+  classes, 0 to 2).
 * independent head, for each label and ``macro``: the same names, each label being a problem of its own
   (brier 0 to 1, ece of the label's probability against its frequency).
 * mask head, ``macro``, the mean over the images that have a mask: dice and iou.
@@ -36,6 +38,7 @@ from medflow.records import HeadSpec, LabelCounts, Predictions, Threshold
 ECE_BINS = 15
 SMALLER_IS_BETTER = frozenset({"ece", "brier"})
 PER_CLASS = ("precision", "recall", "specificity", "f1", "auroc", "average_precision")
+WEIGHTED = ("precision", "recall", "f1")
 PER_LABEL = ("accuracy", "balanced_accuracy", *PER_CLASS, "kappa", "ece", "brier")
 ONCE = ("accuracy", "kappa", "ece", "brier")
 MASK = ("dice", "iou")
@@ -112,7 +115,8 @@ class ExclusiveMeasures(Measures):
         self._gaps = _calibration_gaps(scores.max(axis=1, initial=0.0), true == decided)
         self._errors = ((scores - truth) ** 2).sum(axis=1)
         per_class = [(label, metric) for label in (*head.labels, "macro") for metric in PER_CLASS]
-        self.names = (*per_class, ("macro", "balanced_accuracy"), *(("micro", metric) for metric in ONCE))
+        weighted = [("weighted", metric) for metric in WEIGHTED]
+        self.names = (*per_class, ("macro", "balanced_accuracy"), *weighted, *(("micro", metric) for metric in ONCE))
         self.rows = (len(true),) * len(self.names)
 
     def __call__(self, weights: np.ndarray) -> np.ndarray:
@@ -128,7 +132,8 @@ class ExclusiveMeasures(Measures):
             _ratio(np.abs(self._gaps.T @ weights).sum(axis=0), total),
             _ratio(self._errors @ weights, total),
         ]
-        return np.concatenate([per_class.reshape(-1, weights.shape[1]), macro, [recall], once])
+        weighted = _weighted(per_class, confusion.sum(axis=1))
+        return np.concatenate([per_class.reshape(-1, weights.shape[1]), macro, [recall], weighted, once])
 
     def _per_class(self, confusion: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """(k, len(PER_CLASS), r)."""
@@ -318,6 +323,13 @@ def _mean_of_defined(values: np.ndarray) -> np.ndarray:
     """Mean over the first axis without NaN; NaN where nothing is defined."""
     defined = ~np.isnan(values)
     return _ratio(np.where(defined, values, 0.0).sum(axis=0), defined.sum(axis=0))
+
+
+def _weighted(per_class: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """(len(WEIGHTED), r): means of (k, len(PER_CLASS), r) by ``images`` (k, r); an absent class weighs nothing."""
+    values = per_class[:, [PER_CLASS.index(metric) for metric in WEIGHTED]]
+    shares = np.where(np.isnan(values), 0.0, values) * images[:, None]
+    return _ratio(shares.sum(axis=0), images.sum(axis=0))
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:

@@ -53,6 +53,14 @@ def test_exclusive_metrics_equal_sklearn(seed):
         ("macro", "precision"): oracle.precision_score(true, decided, average="macro", zero_division=0),
         ("macro", "recall"): oracle.recall_score(true, decided, average="macro"),
         ("macro", "f1"): oracle.f1_score(true, decided, average="macro"),
+        **{
+            ("weighted", metric): judge(true, decided, average="weighted", zero_division=0)
+            for metric, judge in (
+                ("precision", oracle.precision_score),
+                ("recall", oracle.recall_score),
+                ("f1", oracle.f1_score),
+            )
+        },
         ("macro", "auroc"): np.mean([oracle.roc_auc_score(true == k, scores[:, k]) for k in range(3)]),
         ("macro", "average_precision"): oracle.average_precision_score(targets, scores, average="macro"),
         ("micro", "brier"): ((scores - targets) ** 2).sum(axis=1).mean(),
@@ -97,6 +105,7 @@ def test_an_absent_class_is_undefined_and_left_out_of_the_mean():
     assert found["c", "specificity"] == 0.75
     assert found["macro", "recall"] == 0.75 == found["macro", "balanced_accuracy"]
     assert found["macro", "precision"] == 1.0
+    assert found["weighted", "precision"] == 1.0 and found["weighted", "recall"] == found["micro", "accuracy"] == 0.75
 
 
 def test_a_class_that_is_never_decided_has_no_precision_to_gain():

@@ -105,7 +105,7 @@ def test_the_parent_has_validation_scores_of_every_model_and_graph(first, second
         assert {name.split("/")[1] for name in metrics if name.startswith("val/")} == judged
         evaluation = run.steps["evaluate_val_onnx"].outputs["evaluation"][0].load()
         assert metrics["val/onnx/diagnosis/macro/auroc"] == evaluation.score("auroc", head="diagnosis").value
-        assert {name.split("/")[3] for name in metrics if name.startswith("val/")} == {"macro", "micro"}
+        assert {name.split("/")[3] for name in metrics if name.startswith("val/")} == {"macro", "micro", "weighted"}
 
 
 def test_the_parent_has_the_settings_of_its_run_as_a_yaml_that_runs(second, tmp_path):

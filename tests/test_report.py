@@ -87,6 +87,15 @@ def test_training_curves():
     )
 
 
+def test_four_panels_stand_in_two_rows():
+    """One row of four would be drawn so wide that a page shows each of them small."""
+    epochs = tuple(epoch.model_copy(update={"train_accuracy": 0.5 * epoch.epoch}) for epoch in LOG.epochs)
+    three, four = (report.training_curves(log) for log in (LOG, LOG.model_copy(update={"epochs": epochs})))
+    wide, square = (pixels_of(drawn).shape for drawn in (three, four))
+    assert wide[1] > 3 * wide[0] and square[1] < 1.7 * square[0]
+    assert four.csv.startswith("stage,epoch,train_loss,val_loss,val_score,lr,train_accuracy")
+
+
 def four_rows() -> Predictions:
     scores = np.array([[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.2, 0.8]])
     return scored.predictions(scores, np.eye(2)[[0, 0, 1, 1]], HEAD)
@@ -108,16 +117,18 @@ def test_roc_and_precision_recall():
 
 def test_many_curves_can_be_told_apart():
     assert len({(figure.colour(place), figure.dashes(place)) for place in range(24)}) == 24
-    _, (few,) = figure.curve_canvas(7)
-    _, (many,) = figure.curve_canvas(14)
-    for axes, lines in ((few, 7), (many, 14)):
+
+
+def test_the_legend_of_curves_hides_none_of_them():
+    for lines in (2, 14):
+        _, (axes,) = figure.curve_canvas()
         for place in range(lines):
-            axes.plot([0, 1], [0, 1], color=figure.colour(place), linestyle=figure.dashes(place), label=str(place))
-        figure.legend(axes)
+            axes.plot([0, 1], [0, 1], color=figure.colour(place), label=f"{place}: AP 0.500 (positive 50.0%)")
+        figure.legend_beside(axes)
         axes.figure.canvas.draw()
-    beside = many.get_legend().get_window_extent().x0 >= many.get_window_extent().x1
-    inside = few.get_legend().get_window_extent().x1 <= few.get_window_extent().x1
-    assert beside and inside
+        around, plot = axes.get_legend().get_window_extent(), axes.get_window_extent()
+        assert around.x0 >= plot.x1 and around.x1 <= axes.figure.bbox.x1, "beside the plot, and within the picture"
+        assert 0.7 < plot.width / plot.height < 1.5
 
 
 def test_an_undefined_curve_is_named_and_not_drawn():

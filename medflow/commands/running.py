@@ -185,9 +185,16 @@ def tell_run(outcome: RunOutcome) -> None:
 
 def tell_scores(scores: tuple[Score, ...]) -> None:
     """The scores over a whole head, with their intervals."""
+    from medflow.records import WHOLE_HEAD
+
     rows = [
-        (score.head, score.metric, f"{score.value:.3f}", f"{score.low:.3f} to {score.high:.3f}", score.n)
+        (score.head, _told(score), f"{score.value:.3f}", f"{score.low:.3f} to {score.high:.3f}", score.n)
         for score in scores
-        if score.label in ("macro", "micro")
+        if score.label in WHOLE_HEAD
     ]
     output.emit_table(("head", "metric", "value", "interval", "n"), rows)
+
+
+def _told(score: Score) -> str:
+    """The metric, with its averaging where another one of the same name stands beside it."""
+    return f"{score.metric} (weighted)" if score.label == "weighted" else score.metric

@@ -16,7 +16,7 @@ from zenml.models import ModelVersionResponse, PipelineRunResponse
 
 from medflow.platform import aliases, recorded_files, registry, reports, stack, trackers
 from medflow.progress import say
-from medflow.records import Evaluation, PackageFacts, Promotion, Recorded, Score
+from medflow.records import WHOLE_HEAD, Evaluation, PackageFacts, Promotion, Recorded, Score
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -117,7 +117,7 @@ def _validation_metrics(run: PipelineRunResponse) -> dict[str, float]:
     """Scores over a whole head of every model and graph that this run judged on validation rows."""
     found: dict[str, float] = {}
     for step, evaluation in reports.validations(run).items():
-        whole = [score for score in evaluation.scores if score.label in ("macro", "micro")]
+        whole = [score for score in evaluation.scores if score.label in WHOLE_HEAD]
         found |= _metrics(f"val/{step}", whole)
     return found
 

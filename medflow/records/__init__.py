@@ -11,7 +11,7 @@ serving reads ``ModelCard`` from here and has no pyarrow.
 
 from medflow.records.base import BESIDE, Record, Whole, content, digest_of, file_digest
 from medflow.records.dataset import Challenge, DatasetCard, Generated, HeadSpec, Placement, Source
-from medflow.records.evaluation import Choice, Evaluation, LabelCounts, Score, Verdict
+from medflow.records.evaluation import WHOLE_HEAD, Choice, Evaluation, LabelCounts, Score, Verdict
 from medflow.records.findings import Finding, Findings
 from medflow.records.model import (
     Bundle,
@@ -37,6 +37,7 @@ from medflow.records.tuning import Trial, TuneResult
 __all__ = [
     "BESIDE",
     "MANIFEST_COLUMNS",
+    "WHOLE_HEAD",
     "Bundle",
     "Challenge",
     "ChannelStats",

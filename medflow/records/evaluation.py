@@ -10,9 +10,12 @@ from pydantic import Field
 from medflow.errors import DataError
 from medflow.records.base import BESIDE, Record
 
+WHOLE_HEAD = ("macro", "micro", "weighted")
+"""Labels of a score that is over a whole head and not of one class."""
+
 
 class Score(Record):
-    """One number with its interval. ``label`` is ``macro``, ``micro`` or a class name."""
+    """One number with its interval. ``label`` is ``macro``, ``micro``, ``weighted`` or a class name."""
 
     head: str
     label: str

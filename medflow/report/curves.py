@@ -10,7 +10,17 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 
 from medflow.metrics import ECE_BINS, known_rows
 from medflow.records import Comparison, HeadSpec, Manifest, Predictions, TrainingLog
-from medflow.report.figure import Figure, canvas, colour, curve_canvas, dashes, finish, legend, plot_axes
+from medflow.report.figure import (
+    Figure,
+    canvas,
+    colour,
+    curve_canvas,
+    dashes,
+    finish,
+    legend,
+    legend_beside,
+    plot_axes,
+)
 
 Row = tuple[object, ...]
 
@@ -18,7 +28,7 @@ Row = tuple[object, ...]
 def training_curves(log: TrainingLog) -> Figure:
     """Loss, watched score, learning rate, and accuracy and Dice where the log has them, by epoch."""
     reached = _accuracy_and_dice(log)
-    figure, panels = canvas(1, 4 if reached else 3, width=3.9, height=3.1)
+    figure, panels = canvas(2, 2, width=5.2, height=3.4) if reached else canvas(1, 3, width=3.9, height=3.1)
     losses, scores, rates = panels[:3]
     steps = np.arange(1, len(log.epochs) + 1)
     plot_axes(losses, title="loss", x="epoch")
@@ -69,7 +79,7 @@ def _epoch_table(log: TrainingLog) -> tuple[list[str], list[Row]]:
 
 def roc(predictions: Predictions, head: HeadSpec) -> Figure:
     """Receiver operating characteristic of each class (one against the rest) or label; those undefined are named."""
-    figure, (axes,) = curve_canvas(len(head.labels))
+    figure, (axes,) = curve_canvas()
     plot_axes(axes, title=f"ROC: {head.name}", x="1 - specificity", y="sensitivity")
     axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8, linestyle=":")
     rows: list[Row] = []
@@ -81,14 +91,14 @@ def roc(predictions: Predictions, head: HeadSpec) -> Figure:
         area = roc_auc_score(true, scores)
         axes.plot(alarms, hits, color=colour(place), linestyle=dashes(place), label=f"{label}: AUROC {area:.3f}")
         rows += zip([label] * len(cuts), alarms, hits, cuts, strict=True)
-    legend(axes)
+    legend_beside(axes)
     header = ["label", "false_positive_rate", "true_positive_rate", "threshold"]
     return finish(f"roc_{head.name}", f"ROC of {head.name}", figure, header, rows)
 
 
 def precision_recall(predictions: Predictions, head: HeadSpec) -> Figure:
     """Precision against recall of each class or label; a label's share of positives is what chance would reach."""
-    figure, (axes,) = curve_canvas(len(head.labels))
+    figure, (axes,) = curve_canvas()
     plot_axes(axes, title=f"Precision and recall: {head.name}", x="recall", y="precision")
     axes.set_ylim(0, 1.02)
     rows: list[Row] = []
@@ -103,7 +113,7 @@ def precision_recall(predictions: Predictions, head: HeadSpec) -> Figure:
             label=f"{label}: AP {average:.3f} (positive {true.mean():.1%})",
         )  # fmt: skip
         rows += zip([label] * len(cuts), recall[:-1], precision[:-1], cuts, strict=True)
-    legend(axes)
+    legend_beside(axes)
     header = ["label", "recall", "precision", "threshold"]
     return finish(f"precision_recall_{head.name}", f"Precision and recall of {head.name}", figure, header, rows)
 

@@ -15,8 +15,6 @@ from matplotlib.figure import Figure as Canvas
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
 """Okabe and Ito's palette, told apart by the colour-blind; an eighth colour in place of its yellow."""
 LINES = ("-", "--", ":")
-MOST_INSIDE = 7
-"""Lines of a legend that lies inside its plot."""
 TRUE_COLOUR, PREDICTED_COLOUR = "#009E73", "#D55E00"
 GRID, INK, DPI = "#dddddd", "#333333", 110
 
@@ -61,17 +59,20 @@ def picture_axes(axes: Axes, caption: str = "") -> Axes:
 
 
 def legend(axes: Axes) -> None:
-    """Inside the axes, or to the right of them where it would hide the curves."""
-    lines = len(axes.get_legend_handles_labels()[0])
-    if lines > MOST_INSIDE:
-        axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-    elif lines:
+    """Inside the axes, where they leave most room."""
+    if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=7, frameon=False)
 
 
-def curve_canvas(curves: int) -> tuple[Canvas, list[Axes]]:
-    """A nearly square plot, with room for a legend beside it where there are many curves."""
-    return canvas(width=5.2 if curves <= MOST_INSIDE else 7.4, height=4.4)
+def legend_beside(axes: Axes) -> None:
+    """To the right of the axes, where it hides no curve: a curve over few rows may pass anywhere."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+
+
+def curve_canvas() -> tuple[Canvas, list[Axes]]:
+    """A nearly square plot, with room for a legend beside it."""
+    return canvas(width=7.4, height=4.4)
 
 
 def colour(index: int) -> str:

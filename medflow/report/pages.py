@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from medflow.lineage import Ancestor
 from medflow.records import (
+    WHOLE_HEAD,
     Bundle,
     Choice,
     Evaluation,
@@ -259,4 +260,4 @@ def _heads_of(evaluation: Evaluation) -> tuple[HeadSpec, ...]:
 
 def _labels(scores: Sequence[Score], head: str) -> tuple[str, ...]:
     found = dict.fromkeys(item.label for item in scores if item.head == head)
-    return tuple(label for label in found if label not in ("macro", "micro"))
+    return tuple(label for label in found if label not in WHOLE_HEAD)

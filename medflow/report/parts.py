@@ -10,6 +10,7 @@ import numpy as np
 from medflow.lineage import Ancestor
 from medflow.metrics import PER_LABEL
 from medflow.records import (
+    WHOLE_HEAD,
     Choice,
     Evaluation,
     Finding,
@@ -29,7 +30,7 @@ HEADLINE = ("auroc", "average_precision", "balanced_accuracy", "f1", "accuracy",
 
 def headline(evaluation: Evaluation) -> Html:
     """The few numbers that are asked for first, over all classes, with their intervals."""
-    shown = [score for score in evaluation.scores if score.label in ("macro", "micro") and score.metric in HEADLINE]
+    shown = [score for score in evaluation.scores if score.label in WHOLE_HEAD and score.metric in HEADLINE]
     return html.table(*_score_table(shown, evaluation.confidence))
 
 
@@ -51,7 +52,7 @@ def per_class(evaluation: Evaluation) -> Html:
     tables = []
     for head in dict.fromkeys(score.head for score in evaluation.scores):
         values = {(score.label, score.metric): score for score in evaluation.scores if score.head == head}
-        labels = list(dict.fromkeys(label for label, _ in values if label not in ("macro", "micro")))
+        labels = list(dict.fromkeys(label for label, _ in values if label not in WHOLE_HEAD))
         metrics = [metric for metric in PER_LABEL if any((label, metric) in values for label in labels)]
         rows = [
             (label, values[label, metrics[0]].n, *(values[label, metric].value for metric in metrics))
