@@ -1,7 +1,7 @@
 """Batches of packed pixels: shuffled, augmented, ahead of the training loop on threads.
 
-Order and augmentation are functions of (seed, stage, epoch, row), so a batch is the same whatever the
-number of threads and wherever an interrupted epoch is taken up again.
+Order and augmentation are functions of (seed, stage, epoch, row, how often the epoch drew the row before), so a batch
+is the same whatever the number of threads and wherever an interrupted epoch is taken up again.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from medflow.heads import known_terms
 from medflow.pixels import Store
 from medflow.records import HeadSpec, Manifest
 from medflow.text import Tokenizer
+
+#: Rows, int64 (n,), and how often each was drawn before.
+Drawn = tuple[np.ndarray, np.ndarray | None]
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,10 @@ class Pass:
     stage: int
     epoch: int
 
+    def rows(self, count: int, chances: np.ndarray | None) -> np.ndarray:
+        """What this walk sees, int64 (count,): a permutation of the rows, or rows drawn by their chances."""
+        return self.order(count) if chances is None else self.draw(chances)
+
     def order(self, rows: int) -> np.ndarray:
         """A permutation of the rows, int64 (rows,)."""
         return np.random.default_rng(self._seeds("order")).permutation(rows)
@@ -82,9 +89,9 @@ class Pass:
         """As many rows as there are, with replacement, by their probabilities: float64 (rows,) → int64 (rows,)."""
         return np.random.default_rng(self._seeds("order")).choice(len(chances), size=len(chances), p=chances)
 
-    def row(self, row: int) -> tuple[int, ...]:
-        """Seeds of what happens to one row."""
-        return self._seeds("row", row)
+    def row(self, row: int, repeat: int = 0) -> tuple[int, ...]:
+        """Seeds of what happens to one row where this walk has drawn it ``repeat`` times before."""
+        return self._seeds("row", row, *((repeat,) if repeat else ()))
 
     def step(self, step: int, rank: int = 0) -> int:
         """Seed, 64 bits, of what is random inside the network at one optimiser step."""
@@ -145,17 +152,27 @@ class Examples:
         }
         return {name: max(1, int(known.sum())) for name, known in both.items()}
 
-    def batch(self, rows: np.ndarray, augmenter: Augmenter | None = None, walk: Pass | None = None) -> Batch:
-        """The given rows, augmented where an augmenter and the pass that seeds it are given."""
+    def batch(
+        self,
+        rows: np.ndarray,
+        augmenter: Augmenter | None = None,
+        walk: Pass | None = None,
+        again: np.ndarray | None = None,
+    ) -> Batch:
+        """The given rows, augmented where an augmenter and the pass that seeds it are given.
+
+        ``again``, the rows' ``repeats``, tells draws of one row apart; None where each comes once.
+        """
         stored = self._pixel_rows[rows]
         masks = np.array(self._store.masks(stored)) if self._masks else None
         if self._features is not None:
             return self._batch(rows, self._features[torch.from_numpy(rows)], masks)
         images = np.array(self._store.images(stored))
         if augmenter is not None and walk is not None:
-            for index, row in enumerate(rows):
+            before = np.zeros_like(rows) if again is None else again
+            for index, (row, repeat) in enumerate(zip(rows, before, strict=True)):
                 mask = None if masks is None else masks[index]
-                images[index], changed = augmenter(images[index], mask, walk.row(int(row)))
+                images[index], changed = augmenter(images[index], mask, walk.row(int(row), int(repeat)))
                 if masks is not None:
                     masks[index] = changed
         return self._batch(rows, torch.from_numpy(images), masks)
@@ -190,11 +207,30 @@ def cut(order: np.ndarray, size: int) -> list[np.ndarray]:
     return [order[start:end] for start, end in itertools.pairwise(bounds)]
 
 
+def repeats(order: np.ndarray) -> np.ndarray:
+    """How often the row at each place of an order came before it, int64 like ``order``; 0 where each comes once."""
+    places = np.argsort(order, kind="stable")
+    rows = order[places]
+    found = np.empty_like(order)
+    found[places] = np.arange(len(order)) - np.searchsorted(rows, rows)
+    return found
+
+
 def batches(
-    examples: Examples, parts: Sequence[np.ndarray], *, augment: Augment, walk: Pass, workers: int = 0
+    examples: Examples,
+    parts: Sequence[np.ndarray],
+    *,
+    augment: Augment,
+    walk: Pass,
+    again: Sequence[np.ndarray] | None = None,
+    workers: int = 0,
 ) -> Iterator[Batch]:
-    """Training batches of the given rows, in order; ``workers`` threads prepare them ahead."""
-    yield from _ahead(examples, parts, augment if changes_anything(augment) else None, walk, workers)
+    """Training batches of the given rows, in order; ``workers`` threads prepare them ahead.
+
+    ``again`` has the rows' ``repeats``, part by part; None where each comes once.
+    """
+    drawn = [(rows, None) for rows in parts] if again is None else list(zip(parts, again, strict=True))
+    yield from _ahead(examples, drawn, augment if changes_anything(augment) else None, walk, workers)
 
 
 @dataclass(frozen=True)
@@ -210,12 +246,18 @@ class Sample:
     masks_after: np.ndarray | None
 
 
-def sample(examples: Examples, augment: Augment, seed: int, *, count: int = 8) -> Sample:
-    """The first rows of the first epoch, as stored and as training sees them. The same seed, the same pictures."""
+def sample(
+    examples: Examples, augment: Augment, seed: int, *, chances: np.ndarray | None = None, count: int = 8
+) -> Sample:
+    """The first rows that the first epoch draws, as stored and as augmented. The same seed, the same pictures.
+
+    ``chances``: float64 (rows,), where rows are drawn with replacement; None where each is drawn once.
+    """
     walk = Pass(seed, 0, 0)
-    rows = walk.order(len(examples))[:count]
+    order = walk.rows(len(examples), chances)
+    rows = order[:count]
     before = examples.batch(rows)
-    after = examples.batch(rows, Augmenter(augment), walk)
+    after = examples.batch(rows, Augmenter(augment), walk, repeats(order)[:count])
     masks = [name for name, values in before.targets.items() if values.ndim == 3]
     return Sample(
         image_id=before.image_ids,
@@ -234,18 +276,19 @@ def in_order(examples: Examples, size: int) -> list[np.ndarray]:
 
 def plain_batches(examples: Examples, parts: Sequence[np.ndarray], *, workers: int = 0) -> Iterator[Batch]:
     """The given rows, as stored: for validation."""
-    yield from _ahead(examples, parts, None, None, workers)
+    yield from _ahead(examples, [(rows, None) for rows in parts], None, None, workers)
 
 
 def _ahead(
-    examples: Examples, parts: Sequence[np.ndarray], augment: Augment | None, walk: Pass | None, workers: int
+    examples: Examples, parts: Sequence[Drawn], augment: Augment | None, walk: Pass | None, workers: int
 ) -> Iterator[Batch]:
     own = threading.local()
 
-    def prepare(rows: np.ndarray) -> Batch:
+    def prepare(drawn: Drawn) -> Batch:
+        rows, again = drawn
         if augment is not None and "augmenter" not in own.__dict__:
             own.augmenter = Augmenter(augment)
-        return examples.batch(rows, own.augmenter if augment is not None else None, walk)
+        return examples.batch(rows, own.augmenter if augment is not None else None, walk, again)
 
     if workers == 0:
         yield from map(prepare, parts)
@@ -253,8 +296,8 @@ def _ahead(
     waiting: deque[Future[Batch]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="loader") as pool:
         try:
-            for rows in parts:
-                waiting.append(pool.submit(prepare, rows))
+            for drawn in parts:
+                waiting.append(pool.submit(prepare, drawn))
                 if len(waiting) > 2 * workers:
                     yield waiting.popleft().result()
             while waiting:

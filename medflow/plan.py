@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medflow.loader import cut
+from medflow.loader import cut, repeats
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,8 @@ class Step:
 
     passes: tuple[tuple[np.ndarray, ...], ...]
     """By pass, by rank: rows, int64. A rank may have none."""
+    again: tuple[tuple[np.ndarray, ...], ...]
+    """Beside each row, how often the epoch drew it before, int64."""
 
     @property
     def rows(self) -> np.ndarray:
@@ -29,9 +31,15 @@ def plan(order: np.ndarray, *, size: int, accumulate: int, halvings: int = 0, ra
     Memory that does not hold a batch halves it, ``halvings`` times, and several devices share it; neither changes
     which rows a step sees. Raises TrainingError where there are fewer than two rows.
     """
-    batches = cut(order, size)
-    grouped = [batches[start : start + accumulate] for start in range(0, len(batches), accumulate)]
-    return [Step(tuple(_passes(group, 2**halvings, ranks))) for group in grouped]
+    rows, again = (
+        [tuple(_passes(group, 2**halvings, ranks)) for group in _grouped(cut(values, size), accumulate)]
+        for values in (order, repeats(order))
+    )
+    return [Step(*both) for both in zip(rows, again, strict=True)]
+
+
+def _grouped(batches: Sequence[np.ndarray], accumulate: int) -> list[Sequence[np.ndarray]]:
+    return [batches[start : start + accumulate] for start in range(0, len(batches), accumulate)]
 
 
 def _passes(batches: Sequence[np.ndarray], pieces: int, ranks: int) -> list[tuple[np.ndarray, ...]]:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 
 from medflow.errors import ConfigError
+
+
+def chances(sampler: Literal["shuffle", "balanced"], targets: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """What `train.sampler` asks for: each row's probability to be drawn, or None where every row comes once."""
+    return balanced(targets) if sampler == "balanced" else None
 
 
 def balanced(targets: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -12,6 +12,7 @@ from medflow.pixels import open_store
 from medflow.records import Bundle, Manifest, ModelCard, Pixels
 from medflow.report import curves, images
 from medflow.report.figure import Figure
+from medflow.sampling import chances
 from medflow.tracking import Tracker
 
 
@@ -36,10 +37,13 @@ def log_files(bundle: Bundle, rows: Manifest, pixels: Pixels, tracker: Tracker, 
 
 
 def augmented_batch(card: ModelCard, rows: Manifest, pixels: Pixels) -> Sample:
-    """The first rows of the model's first epoch, before and after."""
+    """The first rows that the model's first epoch drew, by its sampler, before and after augmentation.
+
+    A row that was drawn twice is there twice. Mixup and cutmix, which come later, are not shown.
+    """
     config = TrainConfig.model_validate(card.training_config)
     examples = Examples(rows, open_store(pixels, card.preprocess.pixels.height), card.heads)
-    return sample(examples, config.augment, config.seed)
+    return sample(examples, config.augment, config.seed, chances=chances(config.sampler, examples.targets))
 
 
 def config_yaml(card: ModelCard) -> str:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from medflow.config.sections import Augment
 from medflow.errors import TrainingError
-from medflow.loader import Examples, Pass, batches, cut, in_order, plain_batches
+from medflow.loader import Examples, Pass, batches, cut, in_order, plain_batches, repeats, sample
 from medflow.pixels import open_store
 
 HEADS = (tiny.LABELS, tiny.FINDINGS, tiny.REGION)
@@ -99,6 +99,39 @@ def test_a_row_is_augmented_otherwise_in_the_next_epoch(examples):
     rows = [np.arange(len(examples))]
     first, second = (next(batches(examples, rows, augment=STRONG, walk=Pass(0, 0, epoch))) for epoch in (0, 1))
     assert not torch.equal(first.images, second.images)
+
+
+@settings(max_examples=60, deadline=None)
+@given(order=st.lists(st.integers(0, 9), max_size=40))
+def test_repeats_count_what_came_before(order):
+    assert repeats(np.array(order, np.int64)).tolist() == [order[:place].count(row) for place, row in enumerate(order)]
+
+
+def test_a_row_drawn_once_has_the_seeds_it_always_had():
+    walk = Pass(seed=7, stage=1, epoch=2)
+    assert walk.row(5) == walk.row(5, 0) == (1, 7, 1, 2, 5)
+    assert len({walk.row(row, repeat) for row in range(9) for repeat in range(9)}) == 81
+
+
+def test_a_row_drawn_again_is_augmented_otherwise(examples):
+    walk, order = Pass(0, 0, 0), np.array([4, 1, 4, 4, 2, 1])
+    parts, again = cut(order, 2), cut(repeats(order), 2)
+    made = [list(batches(examples, parts, again=again, augment=STRONG, walk=walk, workers=count)) for count in (0, 2)]
+    assert all(same(first, second) for first, second in zip(*made, strict=True))
+    drawn = torch.cat([batch.images for batch in made[0]])
+    assert len({image.numpy().tobytes() for image in drawn}) == len(order)
+    once = next(batches(examples, [np.array([4, 1, 2])], augment=STRONG, walk=walk))
+    assert torch.equal(once.images, drawn[[0, 1, 4]])
+    taken_up = next(batches(examples, parts[1:], again=again[1:], augment=STRONG, walk=walk))
+    assert torch.equal(taken_up.images, drawn[2:4])
+
+
+def test_a_sample_shows_what_the_sampler_draws(examples):
+    chances = np.zeros(len(examples))
+    chances[[3, 8]] = 0.5
+    shown = sample(examples, STRONG, 0, chances=chances, count=6)
+    assert set(shown.image_id) == {examples.image_ids[3], examples.image_ids[8]}
+    assert len({image.tobytes() for image in shown.before}) == 2 and len({i.tobytes() for i in shown.after}) == 6
 
 
 def test_validation_sees_the_stored_pixels_in_order(examples):

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from medflow.config.sections import Mixing, TrainConfig
 from medflow.heads import Objective
-from medflow.loader import Examples, cut
+from medflow.loader import Examples, cut, repeats
 from medflow.mixing import Mix, draw, draws, partners
 from medflow.pixels import open_store
 from medflow.plan import plan
@@ -85,11 +85,15 @@ def test_cutmix_cuts_image_and_mask_alike(examples):
 @given(rows=st.integers(4, 40), size=st.integers(2, 9), accumulate=st.integers(1, 3), halvings=st.integers(0, 2),
        ranks=st.integers(1, 3))  # fmt: skip
 def test_a_plan_has_the_same_rows_however_it_is_cut_up(rows, size, accumulate, halvings, ranks):
-    order = np.random.default_rng(0).permutation(rows)
+    order = np.random.default_rng(0).integers(rows, size=rows)
     steps = plan(order, size=size, accumulate=accumulate, halvings=halvings, ranks=ranks)
     whole = cut(order, size)
     expected = [np.concatenate(whole[start : start + accumulate]) for start in range(0, len(whole), accumulate)]
     assert [step.rows.tolist() for step in steps] == [part.tolist() for part in expected]
+    before = np.concatenate([share for step in steps for shares in step.again for share in shares])
+    assert before.tolist() == repeats(order).tolist()
+    assert all(len(a) == len(b) for step in steps for one, two in zip(step.passes, step.again, strict=True)
+               for a, b in zip(one, two, strict=True))  # fmt: skip
     largest = max(len(share) for step in steps for shares in step.passes for share in shares)
     assert largest <= -(-(size + 1) // 2**halvings) and all(len(step.passes[0]) == ranks for step in steps)
 

@@ -166,6 +166,19 @@ def test_an_epoch_has_as_many_images_as_there_are_rows(tmp_path, sampler):
     assert tracker.steps[1]["train/loss"] > 0
 
 
+def test_a_row_drawn_again_is_augmented_otherwise_in_training(tmp_path):
+    source, seen = data(tmp_path, rows=48), []
+    network = models.build(VIT, source.heads, source.preprocess)
+    network.backbone.register_forward_pre_hook(
+        lambda module, given: seen.extend(image.numpy().tobytes() for image in given[0]) if module.training else None
+    )
+    config = PLAIN.model_copy(
+        update={"sampler": "balanced", "augment": Augment(noise=1.0), "stages": (Stage(epochs=1, lr=1e-3),)}
+    )
+    fit(network, source, config, tracker=Silent(), checkpoints=Checkpoints(LocalFiles(tmp_path / "c"), "a" * 64))
+    assert len(set(seen)) == len(seen) == len(source.train)
+
+
 def test_mixing_reaches_a_mask(tmp_path):
     model = MonaiUNet(size=tiny.SIZE, channels=(4, 8), features=4, label_hidden=(4,), label_dropout=(0.0, 0.0))
     for mixing in (Mixing(mixup=0.4), Mixing(cutmix=1.0)):

@@ -10,10 +10,11 @@ import pytest
 import tiny
 from mlflow import MlflowClient
 
-from medflow import train_files
+from medflow import sampling, train_files
 from medflow.config.reading import load
 from medflow.config.sections import Augment, Stage, TrainConfig, WandbConfig
 from medflow.home import home
+from medflow.loader import Pass
 from medflow.platform.trackers import MlflowRun
 from medflow.records import Bundle
 from medflow.report import images
@@ -179,6 +180,10 @@ def test_the_picture_of_a_batch_shows_what_training_sees(tmp_path):
         for item in (batch, again)
     )
     assert first.png == second.png
+    balanced = dict(bundle.card.training_config) | {"sampler": "balanced"}
+    drawn = train_files.augmented_batch(bundle.card.model_copy(update={"training_config": balanced}), rows, pixels)
+    order = Pass(0, 0, 0).draw(sampling.balanced({head.name: rows.targets(head) for head in bundle.card.heads[:1]}))
+    assert drawn.image_id == tuple(rows.column("image_id")[order[:8]])
 
 
 def test_where_to_log_is_checked_at_the_door(tmp_path):

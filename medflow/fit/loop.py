@@ -29,7 +29,7 @@ from medflow.monitor import Monitor
 from medflow.plan import Step, plan
 from medflow.progress import say
 from medflow.records import EpochLog, TrainingLog
-from medflow.sampling import balanced
+from medflow.sampling import chances
 from medflow.schedule import freeze, lr_at, make_optimizer, training_mode
 from medflow.tracking import Tracker
 
@@ -81,7 +81,7 @@ class Loop:
         self.machine.synchronized(network)
         network.to(self.machine.device)
         self.objective = Objective(data.heads, self.train.targets, config).to(self.machine.device)
-        self.chances = balanced(self.train.targets) if config.sampler == "balanced" else None
+        self.chances = chances(config.sampler, self.train.targets)
         self.monitor = Monitor(config.monitor, data.heads, self.val.targets, len(self.val))
         self.heads = data.heads
         self.tally = Tally(data.heads, mixed=mixing.mixes(config.mixing))
@@ -145,10 +145,9 @@ class Loop:
     def train_epoch(self) -> None:
         """Every step of the epoch that is not done yet."""
         walk = Pass(self.config.seed, self.at.stage, self.at.epoch)
-        order = walk.order(len(self.train)) if self.chances is None else walk.draw(self.chances)
         steps = plan(
-            order, size=self.batch_size, accumulate=self.config.accumulate, halvings=self.at.halvings,
-            ranks=self.machine.ranks,
+            walk.rows(len(self.train), self.chances), size=self.batch_size, accumulate=self.config.accumulate,
+            halvings=self.at.halvings, ranks=self.machine.ranks,
         )  # fmt: skip
         feed = self._feed(steps[self.at.step :], walk)
         training_mode(self.network, self.stage)
@@ -171,12 +170,19 @@ class Loop:
 
     def _feed(self, steps: Sequence[Step], walk: Pass) -> Iterator[Batch]:
         """This rank's batches, in order. One that is left without rows goes along with an image that does not count."""
-        passes = [shares for step in steps for shares in step.passes]
-        mine = [shares[self.machine.rank] for shares in passes]
-        rows = [own if len(own) else np.concatenate(shares)[:1] for own, shares in zip(mine, passes, strict=True)]
-        made = batches(self.train_inputs, rows, augment=self.config.augment, walk=walk, workers=self.config.workers)
+        mine = [shares[self.machine.rank] for step in steps for shares in step.passes]
+        rows = [self._share(shares) for step in steps for shares in step.passes]
+        again = [self._share(shares) for step in steps for shares in step.again]
+        made = batches(
+            self.train_inputs, rows, again=again, augment=self.config.augment, walk=walk, workers=self.config.workers
+        )
         for own, batch in zip(mine, made, strict=True):
             yield batch if len(own) else batch.unlabelled()
+
+    def _share(self, shares: Sequence[np.ndarray]) -> np.ndarray:
+        """This rank's of a pass, or the pass's first where it has none."""
+        own = shares[self.machine.rank]
+        return own if len(own) else np.concatenate(shares)[:1]
 
     def _set_rates(self, step: int, steps: int) -> float:
         """Give each group its learning rate for a step of the stage; returns that of the head."""
