@@ -8,15 +8,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := $(VENV)/.packages
 INSTALLED := $(VENV)/.installed
+export REGISTRY TAG
 
 # Two processes, each with a state folder of its own; a file of tests stays in one, so that what it made is made once.
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow bench table-systems lint
+.PHONY: help setup demo test test-slow test-kubernetes bench table-systems lint images
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED)  ## install everything into .venv
 
@@ -29,6 +30,9 @@ test: $(INSTALLED)  ## all tests but the slow ones
 test-slow: $(INSTALLED)  ## the slow tests, and those that need a browser
 	@$(BIN)/python -m pytest -m "slow or browser" $(SIDE_BY_SIDE)
 
+test-kubernetes: $(INSTALLED)  ## the tests on a real cluster, all or one file: T=manifests
+	@$(BIN)/python -m pytest -m kubernetes tests/kubernetes$(if $(T),/test_$(T).py)
+
 bench: $(INSTALLED)  ## benchmarks against the peers named in them
 	@$(BIN)/python -m pytest tests/benchmarks -m "slow or not slow"
 
@@ -40,6 +44,12 @@ lint: $(INSTALLED)  ## style, types, import rules
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports
 	@$(BIN)/mypy
+
+images:  ## build all images and push them: REGISTRY=127.0.0.1:5000 TAG=(the commit)
+	@infra/docker/images.sh
+
+image-%:  ## likewise one of step, serving, zenml, mlflow, mariadb, postgres
+	@infra/docker/images.sh $*
 
 $(PACKAGES): requirements.lock
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) was not found"; \

@@ -1,0 +1,203 @@
+"""A real cluster for the tests below this folder: started if need be, with the images and the servers of medflow on it.
+
+Without settings it is the cluster of ``../shared/cluster`` (``MEDFLOW_CLUSTER`` names another folder with `up.sh` and
+`down.sh`), taken down again only if these tests started it. For a cluster of one's own:
+
+    MEDFLOW_KUBECONFIG   its kubeconfig, whose current context is an administrator's
+    MEDFLOW_REGISTRY     a registry to push to that its nodes can pull from (default 127.0.0.1:5000)
+    MEDFLOW_TAG          images that were pushed already; without it they are built and pushed
+    AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY   an S3 server
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import pwd
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = ROOT / "infra" / "scripts"
+FOLDER = Path(os.environ.get("MEDFLOW_CLUSTER", ROOT.parent / "shared" / "cluster"))
+#: The user's own home: HOME is a temporary folder in tests.
+STATE = Path(os.environ.get("CLUSTER_HOME", f"{pwd.getpwuid(os.getuid()).pw_dir}/.cache/test-cluster"))
+BUCKET = "medflow"
+RUNS, PLATFORM = "medflow", "medflow-platform"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here):
+            item.add_marker(pytest.mark.kubernetes)
+
+
+@dataclass(frozen=True)
+class Store:
+    """An S3 server that machine and pods reach by one address."""
+
+    url: str
+    key: str
+    secret: str
+
+    @property
+    def client(self) -> Any:
+        return boto3.client(
+            "s3",
+            endpoint_url=self.url,
+            aws_access_key_id=self.key,
+            aws_secret_access_key=self.secret,
+            region_name="us-east-1",
+        )
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"AWS_ENDPOINT_URL": self.url, "AWS_ACCESS_KEY_ID": self.key, "AWS_SECRET_ACCESS_KEY": self.secret}
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster and an administrator's way to it."""
+
+    kubeconfig: Path
+    registry: str
+
+    @cached_property
+    def environment(self) -> dict[str, str]:
+        path = f"{STATE / 'bin'}{os.pathsep}{os.environ['PATH']}"
+        return {**os.environ, "KUBECONFIG": str(self.kubeconfig), "PATH": path}
+
+    @cached_property
+    def context(self) -> str:
+        return self.kubectl("config", "current-context").strip()
+
+    @cached_property
+    def store(self) -> Store:
+        node = self.json("get", "nodes")["items"][0]
+        address = next(each["address"] for each in node["status"]["addresses"] if each["type"] == "InternalIP")
+        return Store(
+            url=os.environ.get("AWS_ENDPOINT_URL", f"http://{address}:7070"),
+            key=os.environ.get("AWS_ACCESS_KEY_ID", "test"),
+            secret=os.environ.get("AWS_SECRET_ACCESS_KEY", "test-secret"),
+        )
+
+    def run(self, *command: str | Path, stdin: str | None = None, **environment: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [str(word) for word in command],
+            env={**self.environment, **environment},
+            input=stdin,
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+        )
+
+    def kubectl(self, *words: str, stdin: str | None = None) -> str:
+        """Standard output of a command that must succeed."""
+        done = self.run("kubectl", *words, stdin=stdin)
+        assert done.returncode == 0, f"kubectl {' '.join(words)}\n{done.stderr}"
+        return done.stdout
+
+    def json(self, *words: str) -> Any:
+        return json.loads(self.kubectl(*words, "-o", "json"))
+
+    def address(self, service: str, namespace: str = PLATFORM) -> str:
+        """The URL of a Service, by its cluster address: pods and the test cluster's machine both reach it."""
+        spec = self.json("-n", namespace, "get", "service", service)["spec"]
+        return f"http://{spec['clusterIP']}:{spec['ports'][0]['port']}"
+
+    def secret(self, name: str, key: str, namespace: str = PLATFORM) -> str:
+        data = self.json("-n", namespace, "get", "secret", name)["data"]
+        return base64.b64decode(data[key]).decode()
+
+
+@dataclass(frozen=True)
+class Servers:
+    """The ZenML and MLflow servers of the dev overlay."""
+
+    zenml: str
+    mlflow: str
+    user: str
+    password: str
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    registry = os.environ.get("MEDFLOW_REGISTRY", "127.0.0.1:5000")
+    given = os.environ.get("MEDFLOW_KUBECONFIG")
+    if given:
+        yield Cluster(Path(given), registry)
+        return
+    if not (FOLDER / "up.sh").is_file():
+        pytest.skip(f"no cluster: set MEDFLOW_KUBECONFIG, or MEDFLOW_CLUSTER to a folder with up.sh (not {FOLDER})")
+    found = Cluster(STATE / "admin.conf", registry)
+    was_up = found.run("kubectl", "get", "--raw", "/readyz").returncode == 0
+    if not was_up:
+        _script(FOLDER / "up.sh")
+    yield found
+    if not was_up:
+        _script(FOLDER / "down.sh")
+
+
+@pytest.fixture(scope="session")
+def tag(cluster: Cluster) -> str:
+    """The tag under which the registry has every image, made from this checkout."""
+    if "MEDFLOW_TAG" in os.environ:
+        return os.environ["MEDFLOW_TAG"]
+    _engine(cluster)
+    done = cluster.run(ROOT / "infra" / "docker" / "images.sh", REGISTRY=cluster.registry)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.rpartition("TAG=")[2].strip()
+
+
+@pytest.fixture(scope="session")
+def servers(cluster: Cluster, tag: str) -> Servers:
+    """The dev overlay, applied and ready."""
+    _bucket(cluster.store)
+    for command in ([SCRIPTS / "make-secrets"], [SCRIPTS / "apply", "dev"]):
+        done = cluster.run(*command, **cluster.store.environment, REGISTRY=cluster.registry, TAG=tag)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return Servers(
+        zenml=cluster.address("zenml-server"),
+        mlflow=cluster.address("mlflow-server"),
+        user="admin",
+        password=cluster.secret("zenml-server", "admin-password"),
+    )
+
+
+def _script(path: Path) -> None:
+    # The cluster's programs outlive the script, so it must not hand them a pipe that is read to its end.
+    environment = {**os.environ, "HOME": pwd.getpwuid(os.getuid()).pw_dir}
+    done = subprocess.run([path], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert done.returncode == 0, f"{path} failed; see {STATE / 'log'}"
+
+
+def _engine(cluster: Cluster) -> None:
+    """A Docker Engine that has python:3.11-slim, or a stand-in where no registry of images can be reached."""
+    if cluster.run("docker", "info").returncode:
+        with (STATE / "log" / "dockerd.log").open("ab") as log:
+            subprocess.Popen(["dockerd"], stdout=log, stderr=log, start_new_session=True)
+        for _ in range(60):
+            if cluster.run("docker", "info").returncode == 0:
+                break
+            time.sleep(1)
+    if (
+        cluster.run("docker", "image", "inspect", "python:3.11-slim").returncode
+        and (FOLDER / "base-image.sh").is_file()
+    ):
+        _script(FOLDER / "base-image.sh")
+
+
+def _bucket(store: Store) -> None:
+    there = {bucket["Name"] for bucket in store.client.list_buckets()["Buckets"]}
+    if BUCKET not in there:
+        store.client.create_bucket(Bucket=BUCKET)

@@ -1,0 +1,215 @@
+"""infra/kubernetes as kubectl renders it: fits the API of Kubernetes 1.34, and keeps the rules of the house.
+
+tests/kubernetes/test_manifests.py applies the same to a real API server.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import manifests
+import pytest
+from manifests import Document, containers, documents, name, pods, rendered, selects, wrong
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = ROOT / "infra" / "kubernetes"
+OVERLAYS = manifests.overlays()
+IMAGE = re.compile(r"^(?!.*:latest$)[a-z0-9./:-]+:[A-Za-z0-9._-]+$")
+#: Labels that ZenML 0.98 gives the pods of a run, of which the orchestrator's have no step.
+STEP_LABELS = dict.fromkeys(("project_id", "pipeline", "run_id", "run_name", "step_run_id", "step_name"), "x")
+ORCHESTRATOR_LABELS = dict.fromkeys(("project_id", "pipeline", "run_id", "run_name"), "x")
+
+
+def _templates(overlay: str) -> list[tuple[str, Document]]:
+    return [(name(document), pod) for document in rendered(overlay) for pod in pods(document)]
+
+
+def test_there_are_three_overlays() -> None:
+    assert OVERLAYS == ["dev", "gpu", "production"]
+
+
+def test_what_is_rendered_comes_from_these_sources() -> None:
+    lines = (manifests.RENDERED / "sources.sha256").read_text().splitlines()
+    listed = {path: digest for digest, path in (line.split(maxsplit=1) for line in lines)}
+    found = {str(path.relative_to(ROOT)): hashlib.sha256(path.read_bytes()).hexdigest()
+             for path in SOURCES.rglob("*.yaml")}  # fmt: skip
+    assert listed == found, "infra/scripts/render writes tests/golden/kubernetes anew"
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="there is no kubectl")
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_kubectl_renders_what_is_kept(overlay: str) -> None:
+    done = subprocess.run(["kubectl", "kustomize", SOURCES / "overlays" / overlay], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert documents(done.stdout) == rendered(overlay)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_document_fits_the_schema(overlay: str) -> None:
+    assert [line for document in rendered(overlay) for line in wrong(document)] == []
+
+
+def test_the_schema_refuses_what_the_server_would() -> None:
+    deployment = next(document for document in rendered("dev") if document["kind"] == "Deployment")
+    for spoil in (
+        lambda pod: pod["containers"][0].update(imagePolicy="Always"),
+        lambda pod: pod["containers"][0].update(ports=[{"containerPort": "http"}]),
+        lambda pod: pod["containers"][0].pop("name"),
+        lambda pod: pod["securityContext"].update(runAsNonRoot="yes"),
+    ):
+        spoiled = copy.deepcopy(deployment)
+        spoil(spoiled["spec"]["template"]["spec"])
+        assert wrong(spoiled), spoil
+
+
+def test_the_schemas_are_small() -> None:
+    assert manifests.SCHEMAS.stat().st_size < 300_000
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_container_asks_for_resources_and_has_a_limit(overlay: str) -> None:
+    for who, pod in _templates(overlay):
+        for container in containers(pod):
+            assert {"cpu", "memory"} <= container["resources"]["requests"].keys(), who
+            assert "memory" in container["resources"]["limits"], who
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_pod_is_restricted(overlay: str) -> None:
+    for who, pod in _templates(overlay):
+        assert pod["spec"]["securityContext"]["runAsNonRoot"] is True, who
+        assert pod["spec"]["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, who
+        assert pod["spec"]["automountServiceAccountToken"] is False, who
+        for container in containers(pod):
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }, who
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_namespace_is_restricted(overlay: str) -> None:
+    namespaces = [document for document in rendered(overlay) if document["kind"] == "Namespace"]
+    assert sorted(name(document) for document in namespaces) == ["Namespace medflow", "Namespace medflow-platform"]
+    for document in namespaces:
+        assert document["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_image_has_a_tag_that_stays(overlay: str) -> None:
+    for who, pod in _templates(overlay):
+        for container in containers(pod):
+            assert IMAGE.match(container["image"]), who
+            assert container["imagePullPolicy"] == "IfNotPresent", who
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_server_is_probed(overlay: str) -> None:
+    for who, pod in _templates(overlay):
+        for container in containers(pod):
+            assert {"startupProbe", "readinessProbe", "livenessProbe"} <= container.keys(), who
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_secrets_come_by_reference(overlay: str) -> None:
+    everything = rendered(overlay)
+    assert [name(document) for document in everything if document["kind"] == "Secret"] == []
+    for who, pod in _templates(overlay):
+        for container in containers(pod):
+            for variable in container.get("env", []):
+                secret = re.search(r"PASSWORD|KEY|TOKEN|STORE_UR[IL]", variable["name"])
+                assert not secret or "secretKeyRef" in variable["valueFrom"], f"{who}: {variable['name']}"
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_reference_has_what_it_refers_to(overlay: str) -> None:
+    everything = rendered(overlay)
+    there = {(document["kind"], document["metadata"]["name"]) for document in everything}
+    for who, pod in _templates(overlay):
+        spec = pod["spec"]
+        assert ("PriorityClass", spec["priorityClassName"]) in there, who
+        assert "serviceAccountName" not in spec or ("ServiceAccount", spec["serviceAccountName"]) in there, who
+        for volume in spec["volumes"]:
+            claim = volume.get("persistentVolumeClaim", {}).get("claimName")
+            assert claim is None or ("PersistentVolumeClaim", claim) in there, who
+    for document in everything:
+        if document["kind"].endswith("RoleBinding"):
+            assert (document["roleRef"]["kind"], document["roleRef"]["name"]) in there, name(document)
+            assert all((subject["kind"], subject["name"]) in there for subject in document["subjects"]), name(document)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_services_and_budgets_select_pods(overlay: str) -> None:
+    labels = [pod["metadata"]["labels"] for _, pod in _templates(overlay)]
+    for document in rendered(overlay):
+        if document["kind"] == "Service":
+            selector: Document = {"matchLabels": document["spec"]["selector"]}
+        elif document["kind"] == "PodDisruptionBudget":
+            selector = document["spec"]["selector"]
+        else:
+            continue
+        assert any(selects(selector, each) for each in labels), name(document)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_policies_select_pods_that_exist(overlay: str) -> None:
+    own = [pod["metadata"]["labels"] for _, pod in _templates(overlay)]
+    runs = [STEP_LABELS, ORCHESTRATOR_LABELS, {"jobset.sigs.k8s.io/jobset-name": "x"}]
+    by_namespace = {"medflow-platform": own, "medflow": runs}
+    for document in rendered(overlay):
+        if document["kind"] == "NetworkPolicy":
+            here = by_namespace[document["metadata"]["namespace"]]
+            assert any(selects(document["spec"]["podSelector"], labels) for labels in here), name(document)
+            for peer in _peers(document):
+                assert any(selects(peer, labels) for labels in own + runs), name(document)
+
+
+def _peers(policy: Document) -> list[Document]:
+    rules = [(rule, "from") for rule in policy["spec"].get("ingress", [])]
+    rules += [(rule, "to") for rule in policy["spec"].get("egress", [])]
+    peers = [peer for rule, side in rules for peer in rule.get(side, [])]
+    return [peer["podSelector"] for peer in peers if "podSelector" in peer]
+
+
+def test_only_the_orchestrator_reaches_the_api_server() -> None:
+    policy = next(document for document in rendered("dev") if name(document) == "NetworkPolicy orchestrator")
+    assert selects(policy["spec"]["podSelector"], ORCHESTRATOR_LABELS)
+    assert not selects(policy["spec"]["podSelector"], STEP_LABELS)
+    assert policy["spec"]["egress"] == [{"ports": [{"protocol": "TCP", "port": 6443}]}]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_all_traffic_is_denied_first(overlay: str) -> None:
+    denied = {document["metadata"]["namespace"] for document in rendered(overlay)
+              if name(document) == "NetworkPolicy deny-all"
+              and document["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}}  # fmt: skip
+    assert denied == {"medflow", "medflow-platform"}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_no_role_reads_secrets_or_takes_all(overlay: str) -> None:
+    for document in rendered(overlay):
+        for rule in document.get("rules", []) if document["kind"].endswith("Role") else []:
+            assert "*" not in rule["verbs"] + rule["resources"] + rule["apiGroups"], name(document)
+            assert "secrets" not in rule["resources"] or not {"get", "list", "watch"} & set(rule["verbs"])
+            assert document["kind"] == "Role" or set(rule["verbs"]) <= {"get", "list"}, "cluster-wide, it only looks"
+
+
+def test_production_has_no_database_inside() -> None:
+    assert {name(document) for document in rendered("production") if document["kind"] == "Deployment"} == {
+        "Deployment zenml-server", "Deployment mlflow-server",
+    }  # fmt: skip
+
+
+def test_gpu_adds_a_runtime_class_with_its_toleration() -> None:
+    there = {name(document): document for document in rendered("gpu")}
+    runtime = there["RuntimeClass nvidia"]
+    assert runtime["handler"] == "nvidia"
+    assert runtime["scheduling"]["tolerations"][0]["key"] == "nvidia.com/gpu"
+    assert there["ResourceQuota medflow"]["spec"]["hard"]["requests.nvidia.com/gpu"] == "8"
