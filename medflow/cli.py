@@ -17,7 +17,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from medflow import __version__
-from medflow.commands import choosing, data, machine, models, running
+from medflow.commands import choosing, data, machine, models, running, stacks
 from medflow.commands.verb import Verb
 from medflow.errors import MedflowError, of_disk
 
@@ -54,6 +54,7 @@ VERBS = {
 }
 for _name, _verb in VERBS.items():
     app.command(_name, cls=Verb)(_verb)  # type: ignore[type-var]
+app.add_typer(stacks.app, name="stack")
 
 
 @app.callback(invoke_without_command=True)

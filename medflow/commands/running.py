@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medflow.commands import output
+from medflow.commands.place import go
 from medflow.commands.settings import read_settings
-from medflow.commands.verb import JsonOption, Metadata, Settings, Source
-from medflow.errors import ConfigError, PlatformError
+from medflow.commands.verb import JsonOption, Metadata, On, Settings, Source
+from medflow.errors import PlatformError
 
 if TYPE_CHECKING:
     from medflow.platform.outcomes import RunOutcome
@@ -84,7 +85,7 @@ def run(
     devices: Annotated[
         int | None, typer.Option(metavar="N", help="GPUs, or CPU processes, to train on. Sets train.devices.")
     ] = None,
-    on: Annotated[str, typer.Option(metavar="PLACE", help="Where it runs: a name in configs/on.")] = "local",
+    on: On = "local",
     as_json: JsonOption = False,
 ) -> None:
     """Run the pipeline of a dataset, from images to promotion.
@@ -101,14 +102,15 @@ def run(
       medflow run ham10000 --source ~/ham.zip --metadata ~/HAM10000_metadata.csv
       medflow run covid_radiography --source ~/covid.zip --devices 2
       medflow run phantom split.seed=1 --json | jq .metrics
+      medflow run covid_radiography --source kaggle --on kubernetes
     """
     shared = () if devices is None else (f"train.devices={devices}",)
     reading = read_settings(dataset, [*shared, *(settings or ())], source, metadata)
-    _refuse_unknown_place(on)
+    place = go(on)
     from medflow.platform import runs as platform
     from medflow.progress import say
 
-    outcome = platform.run(reading.config, on=on, say=say)
+    outcome = platform.run(reading.config, place=place, say=say)
     if as_json:
         output.emit_json(as_contract(outcome))
     else:
@@ -119,6 +121,7 @@ def run(
 
 def runs(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, newest first.")] = 20,
+    on: On = "local",
     as_json: JsonOption = False,
 ) -> None:
     """List past runs, newest first.
@@ -127,7 +130,9 @@ def runs(
     Examples:
       medflow runs
       medflow runs --limit 3 --json | jq -r '.[].run_id'
+      medflow runs --on kubernetes
     """
+    go(on)
     from medflow.platform import runs as platform
 
     found = platform.recent(limit)
@@ -143,14 +148,6 @@ def runs(
         for item in found
     ]  # fmt: skip
     output.emit_table(("started (UTC)", "dataset", "status", "cached", "seconds", "model", "run"), rows)
-
-
-def _refuse_unknown_place(on: str) -> None:
-    from medflow.config.places import targets
-
-    known = targets()
-    if on not in known:
-        raise ConfigError(f"--on: expected {' or '.join(known)}, found {on!r}", hint=f"for example --on {known[0]}")
 
 
 # -- telling a run --------------------------------------------------------------------------------

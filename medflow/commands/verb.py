@@ -44,6 +44,12 @@ Model = Annotated[
 ]
 
 
+On = Annotated[
+    str,
+    typer.Option(metavar="PLACE", envvar="MEDFLOW_ON", help="Where it runs: a name in configs/on, or a YAML's path."),
+]
+
+
 class Verb(TyperCommand):
     """A command whose standard output holds its result alone."""
 

@@ -161,9 +161,9 @@ def _complete_value(value: Any, node: Node) -> Any:
     return value
 
 
-def find(tree: Tree, key: str) -> Node | None:
+def find(tree: Tree, key: str, root: Section = ROOT) -> Node | None:
     """What stands at a dotted key of a completed tree, or None where it is no setting."""
-    node: Node | None = ROOT
+    node: Node | None = root
     value: Any = tree
     for name in key.split("."):
         node, value = _child(node, value, name)
@@ -188,13 +188,13 @@ def _child(node: Node | None, value: Any, name: str) -> tuple[Node | None, Any]:
     return None, None
 
 
-def field_at(tree: Tree, key: str) -> FieldInfo | None:
+def field_at(tree: Tree, key: str, root: Section = ROOT) -> FieldInfo | None:
     """The field that declares a dotted key, or its nearest parent that is one (``channels.2`` → ``channels``)."""
     parent, _, name = key.rpartition(".")
-    node = find(tree, parent) if parent else ROOT
+    node = find(tree, parent, root) if parent else root
     if isinstance(node, Section):
         return node.fields.get(name)
-    return field_at(tree, parent) if parent else None
+    return field_at(tree, parent, root) if parent else None
 
 
 def walk(value: Any, node: Node = ROOT, prefix: str = "") -> Iterator[tuple[str, Node | None, Any]]:

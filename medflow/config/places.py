@@ -65,6 +65,27 @@ def targets() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in (shipped() / "on").glob("*.yaml")))
 
 
+def stacks() -> Path:
+    """The shipped folder of stacks: inside the package in a wheel, ``infra/stacks`` in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "_stacks"
+    return inside if inside.is_dir() else package.parent / "infra" / "stacks"
+
+
+def find_in(folder: Path, name: str, what: str) -> Path:
+    """A YAML of a folder by its name, or any by its path. Raises ConfigError naming what there is."""
+    path = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+    if path.is_file():
+        return path
+    known = tuple(sorted(item.stem for item in folder.glob("*.yaml")))
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    meant = f"did you mean {near[0]!r}? " if near else ""
+    raise ConfigError(
+        f"{what}: expected {' or '.join(known) or 'a file'} or the path of a YAML, found {name!r}",
+        hint=f"{meant}for example {known[0] if known else 'mine.yaml'}",
+    )
+
+
 def shown(path: Path) -> str:
     """A path as a message names it: ``configs/…`` for a shipped file, else short where it can be."""
     if path.is_relative_to(shipped()):

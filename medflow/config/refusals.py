@@ -50,14 +50,16 @@ def unknown_key(where: str, key: str, found: Any, names: tuple[str, ...]) -> Nev
     )
 
 
-def impossible(error: ValidationError, tree: keys.Tree, where: Callable[[str], str]) -> Never:
+def impossible(
+    error: ValidationError, tree: keys.Tree, where: Callable[[str], str], root: keys.Section = keys.ROOT
+) -> Never:
     """Turn pydantic's refusal into ours: the first one in full, and how many more there are."""
     first, *others = error.errors(include_url=False)
     # pydantic also calls a list too short that loses its only entry to the first error.
     others = [other for other in others if other["type"] != "too_short" or other["loc"] != first["loc"][:1]]
     key = _dotted(first)
     more = f" (and {len(others)} more)" if others else ""
-    field = keys.field_at(tree, key) if key else None
+    field = keys.field_at(tree, key, root) if key else None
     about = _about(field)
     if first["type"] == "value_error":
         message = f"{key}: {first['ctx']['error']}" if key else str(first["ctx"]["error"])

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 CODE_VARIABLE = "MEDFLOW_CODE"
 FILES_VARIABLE = "MEDFLOW_FILES"
+#: Under this name in a step's ``extra``, which is in no key: the modules whose digest the key holds.
+ROOTS = "roots"
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
 
@@ -42,10 +44,12 @@ def sound(step: BaseStep, *, also: Iterable[str] = (), files: Sequence[Path] = (
 
     So are the bytes of ``files``, which its settings name: a path stays the same when what lies there does not.
     """
-    environment = {CODE_VARIABLE: code.digest(roots(step, also=also))}
+    reached_from = roots(step, also=also)
+    environment = {CODE_VARIABLE: code.digest(reached_from)}
     if files:
         environment[FILES_VARIABLE] = digest_of([[path.name, file_digest(path)] for path in files])
-    return step.with_options(environment=environment, cache_policy=CachePolicy(include_step_code=False))
+    extra = {ROOTS: list(reached_from)}
+    return step.with_options(environment=environment, extra=extra, cache_policy=CachePolicy(include_step_code=False))
 
 
 def roots(step: BaseStep, *, also: Iterable[str] = ()) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ LOOK_BACK = 200
 
 def contenders(dataset: str, role: Literal["val", "test"]) -> tuple[Contender, ...]:
     """Every trained model on validation rows, or every packaged version on test rows; newest first, each once."""
-    stack.use_local()
+    stack.use()
     found = list(_trained(dataset) if role == "val" else _versions(dataset))
     names = numbered([item.name for item in reversed(found)])[::-1]
     return tuple(replace(item, name=name) for item, name in zip(found, names, strict=True))

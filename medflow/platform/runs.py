@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from medflow import datasets
 from medflow.config.heads import check_heads, of_learnt_heads
 from medflow.config.sections import ImageTextModel, RunConfig, TimmModel
-from medflow.errors import ConfigError, PlatformError
+from medflow.config.sections.place import PlaceConfig
+from medflow.config.sections.stack import StackConfig
+from medflow.errors import PlatformError
 from medflow.home import home
 from medflow.platform import stack
 from medflow.platform.outcomes import RunOutcome, RunSummary, StepOutcome
@@ -25,16 +27,23 @@ if TYPE_CHECKING:
     from zenml.models import PipelineRunResponse, StepRunResponse
 
 
-def run(config: RunConfig, *, on: str = "local", say: Callable[[str], None] = say_line) -> RunOutcome:
-    """Run the training pipeline to its end. Raises the error of the step that failed."""
-    if on != "local":
-        raise ConfigError(f"there is no place called {on!r} to run on", hint="use `--on local`")
+def run(config: RunConfig, *, place: Place | None = None, say: Callable[[str], None] = say_line) -> RunOutcome:
+    """Run the training pipeline to its end, here or at ``place``. Raises the error of the step that failed."""
     started = time.monotonic()
     config = settled(config)
     from pipelines.training import training
 
-    response, order = execute(lambda: training(config), config.dataset, say)
+    if place is None:
+        response, order = execute(lambda: training(config), config.dataset, say)
+    else:
+        from medflow.platform.kubernetes import running
+
+        response, order = running.execute(training(config), config.dataset, say, *place)
     return _outcome(response, config, order, time.monotonic() - started)
+
+
+Place = tuple[PlaceConfig, StackConfig]
+"""A cluster: what each step gets, and the stack."""
 
 
 def settled(config: RunConfig) -> RunConfig:
@@ -76,8 +85,6 @@ def _refuse_unknown_models(config: RunConfig) -> None:
 
 def recent(limit: int) -> tuple[RunSummary, ...]:
     """The last runs, newest first."""
-    stack.use_local()
-
     page = stack.client().list_pipeline_runs(sort_by="desc:created", size=limit, hydrate=True)
     return tuple(_summary(item) for item in page.items)
 

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medflow.errors import PlatformError
 from medflow.home import home
 from medflow.imports import ROOT
 
@@ -37,6 +38,8 @@ def mlflow_uri() -> str:
 
 #: Names the place a process runs at; where it is not `local`, the stack is given by who started the process.
 PLACE_VARIABLE = "MEDFLOW_ON"
+#: A registered stack that a process on the user's machine uses instead of the local one; pods have none.
+STACK_VARIABLE = "MEDFLOW_STACK"
 
 
 def client() -> Client:
@@ -45,7 +48,40 @@ def client() -> Client:
 
     if os.environ.get(PLACE_VARIABLE, "local") == "local":
         use_local()
+    elif name := os.environ.get(STACK_VARIABLE):
+        use_registered(name)
     return Client()
+
+
+def use() -> None:
+    """Use the stack of this process: the local one, or that of the place which was asked for."""
+    client()
+
+
+def unregistered_client() -> Client:
+    """A ZenML client that needs no stack yet, to register one."""
+    from zenml.client import Client
+
+    _quiet_console()
+    limit_integrations()
+    return Client()
+
+
+@cache
+def use_registered(name: str) -> None:
+    """Use a stack that `medflow stack apply` registered at a ZenML server. Raises PlatformError where there is none."""
+    from zenml.client import Client
+
+    _quiet_console()
+    limit_integrations()
+    _take_modules_from_here()
+    try:
+        found = Client().get_stack(name, allow_name_prefix_match=False)
+    except KeyError as error:
+        raise PlatformError(
+            f"the ZenML server knows no stack {name!r}", hint=f"`medflow stack apply {name}` registers it"
+        ) from error
+    os.environ["ZENML_ACTIVE_STACK_ID"] = str(found.id)
 
 
 @cache
@@ -54,13 +90,18 @@ def use_local() -> None:
     _quiet_console()
     limit_integrations()
     from zenml.client import Client
+
+    _take_modules_from_here()
+    mlflow_folder().mkdir(parents=True, exist_ok=True)
+    os.environ["ZENML_ACTIVE_STACK_ID"] = str(_stack(Client()).id)
+
+
+def _take_modules_from_here() -> None:
     from zenml.utils import source_utils
 
     # ZenML would take the folder of the program that was started, or of a ZenML repository around the working folder,
     # and import our modules from there a second time, under other names.
     source_utils.set_custom_source_root(str(ROOT))
-    mlflow_folder().mkdir(parents=True, exist_ok=True)
-    os.environ["ZENML_ACTIVE_STACK_ID"] = str(_stack(Client()).id)
 
 
 def _stack(client: Client) -> StackResponse:

@@ -7,6 +7,7 @@ The stack's experiment tracker still says where MLflow is, so ZenML and medflow 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,6 +42,7 @@ def client() -> MlflowClient:
     from mlflow import MlflowClient
 
     uri = tracking_uri()
+    _use_token()
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
@@ -54,6 +56,14 @@ def tracking_uri() -> str:
             hint="run `medflow doctor` to set the local stack right",
         )
     return str(uri)
+
+
+def _use_token() -> None:
+    """MLflow takes its server's token from the environment alone."""
+    tracker = stack.client().active_stack.experiment_tracker
+    token = getattr(tracker.config, "tracking_token", None) if tracker else None
+    if token:
+        os.environ.setdefault("MLFLOW_TRACKING_TOKEN", str(token))
 
 
 def parent_run(dataset: str) -> str:

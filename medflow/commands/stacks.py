@@ -1,0 +1,72 @@
+"""Verbs about the stack of a cluster: register it, look whether everything is in place, take it away."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from medflow.commands import output
+from medflow.commands.place import enter, stack_name
+from medflow.commands.verb import JsonOption, Verb
+from medflow.config.sections.stack import StackConfig
+
+app = typer.Typer(
+    rich_markup_mode=None, no_args_is_help=True, help="Register, check and delete the stack of a cluster."
+)
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A stack of infra/stacks, or the path of a YAML.")]
+
+
+@app.command("apply", cls=Verb)
+def apply(name: Name, as_json: JsonOption = False) -> None:
+    """Register a stack at its ZenML server.
+
+    What is there already is changed where it differs; a second call changes nothing.
+
+    \b
+    Examples:
+      medflow stack apply kubernetes
+      medflow stack apply mine.yaml --json | jq '.[].outcome'
+    """
+    stack = _enter(name)
+    from medflow.platform.kubernetes import registration
+    from medflow.platform.stack import unregistered_client
+
+    done = registration.apply(unregistered_client(), stack_name(name), stack)
+    _tell(done, as_json)
+    if not as_json and all(item.outcome == "unchanged" for item in done):
+        output.emit(f"\n{stack_name(name)} is as it was: nothing to change")
+
+
+@app.command("delete", cls=Verb)
+def delete(name: Name, as_json: JsonOption = False) -> None:
+    """Take a stack, its components and its secret away from the ZenML server.
+
+    Runs, artifacts and models stay.
+
+    \b
+    Examples:
+      medflow stack delete kubernetes
+    """
+    _enter(name)
+    from medflow.platform.kubernetes import registration
+    from medflow.platform.stack import unregistered_client
+
+    _tell(registration.delete(unregistered_client(), stack_name(name)), as_json)
+
+
+def _enter(name: str) -> StackConfig:
+    from medflow.config.destinations import read_stack
+
+    stack = read_stack(name)
+    enter(name, stack, on=stack_name(name))
+    return stack
+
+
+def _tell(done, as_json: bool) -> None:
+    if as_json:
+        output.emit_json([item.model_dump(mode="json") for item in done])
+    elif done:
+        output.emit_table(("part", "name", "outcome"), [(item.part, item.name, item.outcome) for item in done])
+    else:
+        output.emit("nothing was there")

@@ -1,0 +1,1 @@
+"""Runs on Kubernetes: the only room that knows the Kubernetes client."""

@@ -1,0 +1,142 @@
+"""What the Kubernetes API says of a run, as plain JSON: its jobs, their pods, and the events about both."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from medflow.errors import PlatformError
+
+if TYPE_CHECKING:
+    from kubernetes.client import BatchV1Api, CoreV1Api
+
+Result = TypeVar("Result")
+STEP_ANNOTATION = "zenml.io/step-name"
+ORCHESTRATOR_ANNOTATION = "zenml.io/orchestrator"
+NOT_FOUND = 404
+#: Bytes of one pod's log that are kept; the last ones.
+LOG_BYTES = 5_000_000
+
+
+@dataclass(frozen=True)
+class Observed:
+    """One job with its pods, oldest first, and the events about it and them. As the API writes them, in CamelCase."""
+
+    job: dict[str, Any]
+    pods: tuple[dict[str, Any], ...] = ()
+    events: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def name(self) -> str:
+        return str(self.job["metadata"]["name"])
+
+    @property
+    def step(self) -> str | None:
+        """The step that this job runs; None for the orchestrator's."""
+        return self.job["metadata"].get("annotations", {}).get(STEP_ANNOTATION)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A namespace of a cluster."""
+
+    core: CoreV1Api
+    batch: BatchV1Api
+    namespace: str
+
+    def jobs(self, run_id: str) -> tuple[Observed, ...]:
+        """Every job of a run, the orchestrator's first."""
+        items = self._plain(self.batch.list_namespaced_job(self.namespace, label_selector=f"run_id={run_id}"))
+        pods, events = self._pods(f"run_id={run_id}"), self.events()
+        found = [_observed(job, pods, events) for job in items]
+        return tuple(sorted(found, key=lambda item: (item.step is not None, item.job["metadata"]["creationTimestamp"])))
+
+    def job(self, name: str) -> Observed | None:
+        """One job, or None where it is gone."""
+        job = self._unless_absent(lambda: self.batch.read_namespaced_job(name, self.namespace))
+        if job is None:
+            return None
+        return _observed(self._plain(job), self._pods(f"job-name={name}"), self.events())
+
+    def events(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self._plain(self.core.list_namespaced_event(self.namespace))
+        return sorted(found, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
+
+    def log(self, pod: str) -> str | None:
+        """The last part of a pod's log, or None where the pod is gone or has not started."""
+        from kubernetes.client import ApiException
+
+        try:
+            response = self.core.read_namespaced_pod_log(
+                pod, self.namespace, timestamps=True, tail_lines=50_000, _preload_content=False
+            )
+        except ApiException:
+            return None
+        return bytes(response.data[-LOG_BYTES:]).decode(errors="replace")
+
+    def delete_job(self, name: str) -> None:
+        """With its pods; one that is gone is no error."""
+        self._unless_absent(
+            lambda: self.batch.delete_namespaced_job(name, self.namespace, propagation_policy="Background")
+        )
+
+    def delete_secret(self, name: str) -> None:
+        """One that is gone is no error."""
+        self._unless_absent(lambda: self.core.delete_namespaced_secret(name, self.namespace))
+
+    def _pods(self, selector: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self._plain(
+            self.core.list_namespaced_pod(self.namespace, label_selector=selector)
+        )
+        return sorted(found, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+
+    def _plain(self, value: Any) -> Any:
+        plain = self.core.api_client.sanitize_for_serialization(value)
+        return plain["items"] if isinstance(plain, dict) and "items" in plain else plain
+
+    def _unless_absent(self, ask: Callable[[], Result]) -> Result | None:
+        from kubernetes.client import ApiException
+
+        try:
+            return ask()
+        except ApiException as error:
+            if error.status == NOT_FOUND:
+                return None
+            raise
+
+
+def connect(context: str, namespace: str) -> Cluster:
+    """From this machine, by a context of the kubeconfig. Raises PlatformError where there is none of that name."""
+    from kubernetes import client, config
+
+    try:
+        api = config.new_client_from_config(context=context)
+    except config.ConfigException as error:
+        raise PlatformError(
+            f"the kubeconfig has no usable context {context!r}: {error}",
+            hint="`kubectl config get-contexts` lists them; KUBECONFIG names the file",
+        ) from error
+    api.configuration.retries = 5
+    return Cluster(client.CoreV1Api(api), client.BatchV1Api(api), namespace)
+
+
+def inside(namespace: str) -> Cluster:
+    """From a pod, with its service account."""
+    from kubernetes import client, config
+
+    config.load_incluster_config()
+    return Cluster(client.CoreV1Api(), client.BatchV1Api(), namespace)
+
+
+def pod_name() -> str:
+    """The pod that this process runs in."""
+    return os.environ["HOSTNAME"]
+
+
+def _observed(job: dict[str, Any], pods: list[dict[str, Any]], events: list[dict[str, Any]]) -> Observed:
+    name = job["metadata"]["name"]
+    own = tuple(pod for pod in pods if pod["metadata"].get("labels", {}).get("job-name") == name)
+    about = {name, *(pod["metadata"]["name"] for pod in own)}
+    return Observed(job, own, tuple(event for event in events if event["involvedObject"].get("name") in about))

@@ -1,0 +1,82 @@
+"""The program of the pod that starts the steps: ZenML's own, with four things beside it.
+
+A cache hit counts only if its artifacts are whole. The image must hold the code whose digest is in the cache keys. Each
+job is compared with what was asked, and is ended, with the reason, where no waiting can help. Logs and events of
+every pod are kept in the artifact store. All of it is done here and not where the run was started, because that
+machine may be gone, and a scheduled run has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from zenml.client import Client
+from zenml.integrations.kubernetes import kube_utils
+from zenml.integrations.kubernetes.orchestrators import kubernetes_orchestrator_entrypoint as zenml_entrypoint
+from zenml.logger import get_logger
+from zenml.models import PipelineSnapshotResponse
+
+from medflow.config.sections.place import StepPlace
+from medflow.platform import caching
+from medflow.platform.kubernetes import cluster, reasons, stale
+from medflow.platform.kubernetes.entrypoint import StepEntrypoint, prepare
+from medflow.platform.kubernetes.keeping import Keeper
+from medflow.platform.kubernetes.settings import ASKED
+
+logger = get_logger(__name__)
+MODULE = "medflow.platform.kubernetes.orchestrating"
+
+
+def main() -> None:
+    """Run all steps of one snapshot, given by ``--snapshot_id``, and ``--run_id`` where the run is known already."""
+    arguments = zenml_entrypoint.parse_args()
+    prepare()
+    snapshot = Client().get_snapshot(arguments.snapshot_id)
+    if problem := stale.problem(snapshot):
+        stale.refuse(snapshot, arguments.run_id, problem)
+        return
+    here = cluster.inside(_namespace())
+    with Keeper(here, Client().active_stack.artifact_store) as keeper, caching.checked_hits(logger.info):
+        zenml_entrypoint.StepEntrypointConfiguration = StepEntrypoint  # type: ignore[misc]
+        kube_utils.check_job_status = _watched(kube_utils.check_job_status, here, keeper, asked_of(snapshot))
+        zenml_entrypoint.main()
+
+
+def asked_of(snapshot: PipelineSnapshotResponse) -> dict[str, StepPlace]:
+    """What was asked for each step's pod, by its name in the pipeline."""
+    extras = {name: step.config.extra.get(ASKED) for name, step in snapshot.step_configurations.items()}
+    return {name: StepPlace.model_validate(asked) for name, asked in extras.items() if asked}
+
+
+def _namespace() -> str:
+    orchestrator: Any = Client().active_stack.orchestrator
+    return str(orchestrator.config.kubernetes_namespace)
+
+
+def _watched(
+    check: Callable[..., Any], here: cluster.Cluster, keeper: Keeper, asked: dict[str, StepPlace]
+) -> Callable[..., Any]:
+    """ZenML's check of one job, every few seconds, with ours before it and the reason of a failure after it."""
+
+    def watched(*, job_name: str, **rest: Any) -> Any:
+        seen = here.job(job_name)
+        if seen is None:
+            return check(job_name=job_name, **rest)
+        keeper.note(seen)
+        reason = reasons.fatal(seen, asked.get(seen.step or ""))
+        if reason:
+            here.delete_job(job_name)
+            keeper.failed(seen, reason)
+            return kube_utils.JobStatus.FAILED, reason
+        status, message = check(job_name=job_name, **rest)
+        if status == kube_utils.JobStatus.FAILED:
+            message = reasons.ended(keeper.latest(seen)) or message
+            keeper.failed(seen, message)
+        return status, message
+
+    return watched
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Whether a pod is what was asked for: ZenML drops settings that it does not know, and a cluster may change others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from medflow.config.sections.place import StepPlace
+from medflow.platform.kubernetes.settings import CONTAINER_SECURITY, GPU, POD_SECURITY, SCRATCH, SHM, resources
+
+#: Multipliers of Kubernetes' quantities.
+UNITS = {
+    "m": 1e-3, "": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12,
+    "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40,
+}  # fmt: skip
+
+
+def dropped(asked: StepPlace, job: dict[str, Any]) -> tuple[str, ...]:
+    """What a created job lacks of what was asked: ``setting: asked …, found …``, empty where nothing is amiss."""
+    spec = job["spec"]["template"]["spec"]
+    container = spec["containers"][0]
+    return tuple(
+        f"{name}: asked {wanted}, found {found}"
+        for name, wanted, found in [
+            *_sizes(asked, container),
+            *_folders(asked, spec, container),
+            *_placement(asked, spec),
+            *_security(spec, container),
+            ("timeout", asked.timeout, job["spec"].get("activeDeadlineSeconds")),
+            ("retries", asked.retries, job["spec"].get("backoffLimit")),
+            ("secrets", set(asked.secrets), _secrets(container)),
+        ]
+        if not _same(wanted, found)
+    )
+
+
+Compared = Iterator[tuple[str, Any, Any]]
+
+
+def _sizes(asked: StepPlace, container: dict[str, Any]) -> Compared:
+    given = container.get("resources", {})
+    for kind, wanted in resources(asked).items():
+        for name, value in wanted.items():
+            setting = "gpu" if name == GPU else name
+            yield f"{setting} ({kind})", quantity(value), quantity(given.get(kind, {}).get(name))
+
+
+def _folders(asked: StepPlace, spec: dict[str, Any], container: dict[str, Any]) -> Compared:
+    volumes = {item["name"]: item.get("emptyDir") or {} for item in spec.get("volumes", [])}
+    mounted = {item["mountPath"]: volumes.get(item["name"], {}) for item in container.get("volumeMounts", [])}
+    yield "scratch", quantity(asked.scratch), quantity(mounted.get(SCRATCH, {}).get("sizeLimit"))
+    if asked.shm:
+        yield "shm", quantity(asked.shm), quantity(mounted.get(SHM, {}).get("sizeLimit"))
+        yield "shm in memory", "Memory", mounted.get(SHM, {}).get("medium")
+
+
+def _placement(asked: StepPlace, spec: dict[str, Any]) -> Compared:
+    yield "node_selector", asked.node_selector, spec.get("nodeSelector") or {}
+    wanted = [item.model_dump(mode="json", exclude_none=True) for item in asked.tolerations]
+    given = spec.get("tolerations") or []
+    for toleration in wanted:
+        # The API server may leave a default out.
+        found = [item for item in given if {"operator": "Equal", **item} == toleration]
+        yield "tolerations", toleration, found[0] if found else None
+    if asked.priority:
+        yield "priority", asked.priority, spec.get("priorityClassName")
+
+
+def _security(spec: dict[str, Any], container: dict[str, Any]) -> Compared:
+    for name, wanted in POD_SECURITY.items():
+        yield f"security context, {name}", wanted, (spec.get("securityContext") or {}).get(name)
+    for name, wanted in CONTAINER_SECURITY.items():
+        yield f"container's security context, {name}", wanted, (container.get("securityContext") or {}).get(name)
+
+
+def _secrets(container: dict[str, Any]) -> set[str]:
+    return {item["secretRef"]["name"] for item in container.get("envFrom") or [] if "secretRef" in item}
+
+
+def _same(wanted: Any, found: Any) -> bool:
+    if isinstance(wanted, dict) and isinstance(found, dict):
+        return all(_same(value, found.get(key, value if key == "operator" else None)) for key, value in wanted.items())
+    if isinstance(wanted, set):
+        return isinstance(found, set) and wanted <= found
+    return bool(wanted == found)
+
+
+def quantity(text: str | None) -> float | None:
+    """A quantity of Kubernetes as a number: bytes, or cores."""
+    if text is None:
+        return None
+    number = text.rstrip("KMGTikm")
+    return float(number) * UNITS[text[len(number) :]]

@@ -1,0 +1,130 @@
+"""Why a step does not run, in one line, from what the cluster says of its job, pods and events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from medflow.config.sections.place import StepPlace
+from medflow.platform.kubernetes.cluster import Observed
+from medflow.platform.kubernetes.readback import dropped
+from medflow.platform.kubernetes.settings import HOPELESS
+
+KILLED = 137
+POD_SECURITY = "violates PodSecurity"
+QUOTA = "exceeded quota"
+
+
+def fatal(seen: Observed, asked: StepPlace | None = None) -> str | None:
+    """What no waiting and no retry can cure, or None."""
+    return _dropped(seen, asked) or _out_of_memory(seen) or _refused(seen) or _image(seen)
+
+
+def ended(seen: Observed) -> str | None:
+    """Why a job that is over has failed, as far as the cluster tells; None where it is not over, or has succeeded."""
+    condition = _condition(seen.job, "Failed")
+    if condition is None:
+        return None
+    if condition.get("reason") == "DeadlineExceeded":
+        seconds = seen.job["spec"].get("activeDeadlineSeconds")
+        because = pending(seen)
+        return f"not done within its timeout of {seconds} s" + (f"; it waited: {because}" if because else "")
+    return _out_of_memory(seen) or _exit(seen) or f"{condition.get('reason')}: {condition.get('message')}"
+
+
+def pending(seen: Observed) -> str | None:
+    """What a job waits for that may still come: a node, room in a quota, an image."""
+    for event in reversed(seen.events):
+        if event.get("reason") == "FailedCreate" and QUOTA in event.get("message", ""):
+            return f"no room in the quota: {_message(event)}"
+    for pod in reversed(seen.pods):
+        condition = next((item for item in _conditions(pod) if item["type"] == "PodScheduled"), {})
+        if condition.get("status") == "False":
+            return f"unschedulable: {condition.get('message', '')}"
+    scheduling = [event for event in seen.events if event.get("reason") == "FailedScheduling"]
+    if scheduling and not any(pod.get("spec", {}).get("nodeName") for pod in seen.pods):
+        return f"unschedulable: {_message(scheduling[-1])}"
+    return next((f"{reason}: {text}" for reason, text in _waiting(seen) if reason.startswith("Err")), None)
+
+
+def succeeded(seen: Observed) -> bool:
+    return _condition(seen.job, "Complete") is not None
+
+
+def over(seen: Observed) -> bool:
+    return succeeded(seen) or _condition(seen.job, "Failed") is not None
+
+
+def _dropped(seen: Observed, asked: StepPlace | None) -> str | None:
+    lacking = dropped(asked, seen.job) if asked is not None else ()
+    return f"its pod is not what was asked for: {'; '.join(lacking)}" if lacking else None
+
+
+def _out_of_memory(seen: Observed) -> str | None:
+    for pod in seen.pods:
+        for state in _terminated(pod):
+            if state.get("reason") == "OOMKilled":
+                limit = _limit(pod)
+                return f"OOMKilled (exit code {state.get('exitCode', KILLED)}) at its memory limit of {limit}; {MORE}"
+    return None
+
+
+MORE = "raise `memory` of this step in the place's YAML (configs/on)"
+
+
+def _exit(seen: Observed) -> str | None:
+    for pod in reversed(seen.pods):
+        for state in _terminated(pod):
+            if state.get("exitCode") == KILLED:
+                return (
+                    f"its container was killed (exit code 137, {state.get('reason')}); where nobody did, "
+                    f"the memory limit of {_limit(pod)} was reached: {MORE}"
+                )
+            if state.get("exitCode"):
+                return f"its container ended with exit code {state['exitCode']}"
+    return None
+
+
+def _refused(seen: Observed) -> str | None:
+    for event in reversed(seen.events):
+        if event.get("reason") == "FailedCreate" and POD_SECURITY in event.get("message", ""):
+            return f"refused by Pod Security: {_message(event)}"
+    return None
+
+
+def _image(seen: Observed) -> str | None:
+    for reason, text in _waiting(seen):
+        if reason in HOPELESS:
+            return f"{reason}, image {seen.pods[-1]['spec']['containers'][0].get('image')}: {text}"
+    return None
+
+
+def _waiting(seen: Observed) -> Iterator[tuple[str, str]]:
+    for pod in seen.pods[-1:]:
+        for status in pod.get("status", {}).get("containerStatuses") or []:
+            waiting = (status.get("state") or {}).get("waiting")
+            if waiting:
+                yield str(waiting.get("reason")), " ".join(str(waiting.get("message", "")).split())
+
+
+def _terminated(pod: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for status in pod.get("status", {}).get("containerStatuses") or []:
+        for state in (status.get("state") or {}, status.get("lastState") or {}):
+            if "terminated" in state:
+                yield state["terminated"]
+
+
+def _limit(pod: dict[str, Any]) -> str:
+    return str(pod["spec"]["containers"][0].get("resources", {}).get("limits", {}).get("memory", "the node"))
+
+
+def _conditions(item: dict[str, Any]) -> list[dict[str, Any]]:
+    return item.get("status", {}).get("conditions") or []
+
+
+def _condition(job: dict[str, Any], kind: str) -> dict[str, Any] | None:
+    return next((item for item in _conditions(job) if item["type"] == kind and item["status"] == "True"), None)
+
+
+def _message(event: dict[str, Any]) -> str:
+    return " ".join(str(event.get("message", "")).split())

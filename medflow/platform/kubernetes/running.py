@@ -1,0 +1,106 @@
+"""Start a pipeline on a cluster and wait for its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from zenml.client import Client
+from zenml.enums import ExecutionMode, ExecutionStatus
+from zenml.integrations.kubernetes.orchestrators import kubernetes_orchestrator_entrypoint_configuration as zenml_start
+from zenml.models import PipelineRunUpdate
+
+from medflow.config.sections.place import PlaceConfig
+from medflow.config.sections.stack import StackConfig
+from medflow.errors import PlatformError
+from medflow.platform import stack as stacks
+from medflow.platform.kubernetes import cluster, reasons, settings, watching
+from medflow.platform.kubernetes.cluster import Cluster
+
+if TYPE_CHECKING:
+    from zenml.models import PipelineRunResponse
+
+#: The orchestrator's program, `orchestrating`; not imported, because it is for pods.
+PROGRAM = "medflow.platform.kubernetes.orchestrating"
+UNFINISHED = (ExecutionStatus.INITIALIZING, ExecutionStatus.PROVISIONING, ExecutionStatus.RUNNING)
+
+
+def execute(
+    pipeline: Any, dataset: str, say: Callable[[str], None], place: PlaceConfig, stack: StackConfig
+) -> tuple[PipelineRunResponse, list[str]]:
+    """Run a pipeline to its end: the run, and its steps in the order of the definition. Raises PlatformError.
+
+    Ctrl-C stops the run in the cluster too.
+    """
+    stacks.use()
+    here = cluster.connect(stack.cluster.context, stack.cluster.namespace)
+    refuse_second(dataset, here)
+    configured = placed(pipeline, place, stack)
+    run_id = start(configured)
+    say(f"run {run_id} goes on in the cluster, namespace {stack.cluster.namespace}")
+    try:
+        run = watching.follow(run_id, here, say)
+    except KeyboardInterrupt:
+        say("stopping the run")
+        stop(run_id, here)
+        raise
+    return run, list(configured.invocations)
+
+
+def placed(pipeline: Any, place: PlaceConfig, stack: StackConfig) -> Any:
+    """The pipeline with image, sizes, deadlines and retries of its pods."""
+    pipeline.prepare()
+    uses = {use: str(invocation.step.name) for use, invocation in pipeline.invocations.items()}
+    return pipeline.with_options(
+        execution_mode=ExecutionMode.FAIL_FAST,
+        settings=settings.of_run(place, stack),
+        steps=settings.of_steps(place, uses, stack),
+    )
+
+
+def start(configured: Any) -> str:
+    """Submit a pipeline; the id of its run."""
+    with own_program():
+        return str(configured().id)
+
+
+@contextmanager
+def own_program() -> Iterator[None]:
+    """Within this block the orchestrator's pods run medflow's program around ZenML's."""
+    configuration = zenml_start.KubernetesOrchestratorEntrypointConfiguration
+    before = configuration.get_entrypoint_command
+    configuration.get_entrypoint_command = classmethod(lambda cls: ["python", "-m", PROGRAM])  # type: ignore
+    try:
+        yield
+    finally:
+        configuration.get_entrypoint_command = before  # type: ignore[method-assign]
+
+
+def stop(run_id: str, here: Cluster) -> None:
+    """Stop a run and remove what it holds in the cluster: its steps' jobs, the orchestrator's, the token's Secret."""
+    run = Client().get_pipeline_run(run_id)
+    for job in here.jobs(run_id):
+        here.delete_job(job.name)
+    if run.snapshot is not None:
+        here.delete_secret(f"zenml-token-{run.snapshot.id}")
+    if not run.status.is_finished:
+        for status in (ExecutionStatus.STOPPING, ExecutionStatus.STOPPED):
+            Client().zen_store.update_run(run.id, PipelineRunUpdate(status=status, status_reason="stopped by its user"))
+
+
+def refuse_second(dataset: str, here: Cluster) -> None:
+    """Two runs of a dataset at a time would race for the same stage. One whose orchestrator is gone is closed first."""
+    client = Client()
+    if not client.list_pipelines(name=dataset).items:
+        return
+    for status in UNFINISHED:
+        for run in client.list_pipeline_runs(pipeline=dataset, status=status, size=100).items:
+            orchestrator = next((job for job in here.jobs(str(run.id)) if job.step is None), None)
+            if orchestrator is not None and not reasons.over(orchestrator):
+                raise PlatformError(
+                    f"a run of {dataset} is going on already: {run.name}, {run.id}",
+                    hint="wait for it to end, or stop it: `medflow stop RUN --on PLACE`",
+                )
+            reason = "its orchestrator ended before the run did"
+            client.zen_store.update_run(run.id, PipelineRunUpdate(status=ExecutionStatus.FAILED, status_reason=reason))

@@ -1,0 +1,165 @@
+"""Follow a run from the machine that started it: tell what its steps do, and why one does not.
+
+The ZenML server is asked what the steps are, the cluster why they wait. Either may be away for a while: that is waited
+out, since the run goes on without this process.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from zenml.client import Client
+from zenml.enums import ExecutionStatus
+from zenml.models import PipelineRunUpdate
+
+from medflow.errors import PlatformError
+from medflow.platform.kubernetes import reasons
+from medflow.platform.kubernetes.cluster import Cluster, Observed
+from medflow.platform.kubernetes.keeping import FAILURE, folder
+from medflow.progress import say as say_line
+
+if TYPE_CHECKING:
+    from zenml.models import PipelineRunResponse, StepRunResponse
+
+Result = TypeVar("Result")
+POLL_SECONDS = 3.0
+#: A server or an API that is away is asked again for so long.
+PATIENCE_SECONDS = 900.0
+#: After the last step the orchestrator writes logs and events, and removes its token.
+AFTERMATH_SECONDS = 90.0
+
+
+def follow(run_id: str, cluster: Cluster, say: Callable[[str], None] = say_line) -> PipelineRunResponse:
+    """Wait for a run's end, telling of its steps. Raises PlatformError where it did not complete."""
+    teller = _Teller(say)
+    while True:
+        run = patiently(lambda: Client().get_pipeline_run(run_id), say)
+        steps = patiently(lambda: _steps(run_id), say)
+        jobs = patiently(lambda: cluster.jobs(run_id), say)
+        teller.tell(steps)
+        if run.status.is_finished:
+            break
+        teller.tell_waiting(jobs, steps)
+        _fail_where_nothing_can_come(run, jobs)
+        time.sleep(POLL_SECONDS)
+    _await_aftermath(run_id, cluster, say)
+    run = patiently(lambda: Client().get_pipeline_run(run_id), say)
+    if run.status != ExecutionStatus.COMPLETED:
+        raise PlatformError(
+            f"run {run.name} ended as {run.status.value}: {why(run, steps)}",
+            hint=f"logs and events of its pods: {logs_of(run)}",
+        )
+    return run
+
+
+def why(run: PipelineRunResponse, steps: dict[str, StepRunResponse]) -> str:
+    """The reason of a run that failed, in one line: what the cluster said of a step, or what the step raised."""
+    metadata = run.run_metadata
+    told = [f"step {key.removeprefix(FAILURE)}: {text}" for key, text in metadata.items() if key.startswith(FAILURE)]
+    told += [
+        f"step {name}: {_raised(step)}"
+        for name, step in steps.items()
+        if step.status == ExecutionStatus.FAILED and f"{FAILURE}{name}" not in metadata
+    ]
+    return "; ".join(told) or run.get_body().status_reason or "no step told why"
+
+
+def logs_of(run: PipelineRunResponse) -> str:
+    """Where logs and events of a run's pods lie."""
+    store = Client().active_stack.artifact_store
+    return folder(store.path, str(run.id))
+
+
+def patiently(ask: Callable[[], Result], say: Callable[[str], None]) -> Result:
+    """What ``ask`` returns, asked again for 15 minutes while a server does not answer."""
+    from kubernetes.client import ApiException
+    from urllib3.exceptions import HTTPError
+
+    until = time.monotonic() + PATIENCE_SECONDS
+    told = False
+    while True:
+        try:
+            return ask()
+        # requests' errors are OSErrors; ZenML's client raises RuntimeError where its server answers with one.
+        except (OSError, RuntimeError, HTTPError, ApiException) as error:
+            if time.monotonic() > until:
+                raise PlatformError(
+                    f"a server has not answered for {PATIENCE_SECONDS:.0f} s: {type(error).__name__}: {error}"[:300],
+                    hint="the run goes on without this process; `medflow runs` tells how it went",
+                ) from error
+            if not told:
+                say(f"a server does not answer ({type(error).__name__}), asking again")
+                told = True
+            time.sleep(POLL_SECONDS)
+
+
+def _steps(run_id: str) -> dict[str, StepRunResponse]:
+    page = Client().list_run_steps(pipeline_run_id=run_id, size=1000, hydrate=True, exclude_retried=True)
+    return {step.name: step for step in page.items}
+
+
+def _raised(step: StepRunResponse) -> str:
+    lines = step.exception_info.traceback.strip().splitlines() if step.exception_info else []
+    return lines[-1].strip() if lines else "it ended without a word; see its pod's log"
+
+
+class _Teller:
+    """Says each thing once."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say = say
+        self.told: set[str] = set()
+
+    def once(self, line: str) -> None:
+        if line not in self.told:
+            self.told.add(line)
+            self.say(line)
+
+    def tell(self, steps: dict[str, StepRunResponse]) -> None:
+        for name, step in sorted(steps.items(), key=lambda item: (item[1].start_time or item[1].created, item[0])):
+            attempt = f" (attempt {step.version})" if step.version > 1 else ""
+            if step.status == ExecutionStatus.CACHED:
+                self.once(f"{name} cached")
+                continue
+            self.once(f"{name}{attempt} …")
+            if step.status == ExecutionStatus.COMPLETED and step.end_time and step.start_time:
+                self.once(f"{name} done in {(step.end_time - step.start_time).total_seconds():.1f}s")
+            elif step.status in (ExecutionStatus.FAILED, ExecutionStatus.RETRYING):
+                self.once(f"{name}{attempt} {step.status.value}: {_raised(step)}")
+
+    def tell_waiting(self, jobs: tuple[Observed, ...], steps: dict[str, StepRunResponse]) -> None:
+        for job in jobs:
+            waits = None if reasons.over(job) else reasons.pending(job)
+            if waits:
+                self.once(f"{job.step or 'the orchestrator'} waits: {waits}")
+
+
+def _fail_where_nothing_can_come(run: PipelineRunResponse, jobs: tuple[Observed, ...]) -> None:
+    """End a run whose orchestrator cannot start, or is over without having said so."""
+    orchestrator = next((job for job in jobs if job.step is None), None)
+    if orchestrator is None:
+        reason: str | None = "its orchestrator's job is gone from the cluster"
+    else:
+        reason = reasons.fatal(orchestrator) or reasons.ended(orchestrator)
+        if reason is None and reasons.succeeded(orchestrator):
+            reason = "its orchestrator ended before the run did"
+    if reason is None or _fresh(run.id):
+        return
+    Client().zen_store.update_run(run.id, PipelineRunUpdate(status=ExecutionStatus.FAILED, status_reason=reason[:255]))
+
+
+def _fresh(run_id: object) -> bool:
+    """Whether the run has come to its end meanwhile: the job may be over a moment before the last look."""
+    return bool(Client().get_pipeline_run(str(run_id)).status.is_finished)
+
+
+def _await_aftermath(run_id: str, cluster: Cluster, say: Callable[[str], None]) -> None:
+    until = time.monotonic() + AFTERMATH_SECONDS
+    while time.monotonic() < until:
+        jobs = patiently(lambda: cluster.jobs(run_id), say)
+        if all(job.step is not None or reasons.over(job) or reasons.fatal(job) for job in jobs):
+            return
+        time.sleep(1.0)
+    say("the orchestrator's pod has not ended yet; logs and events of the pods may be incomplete")

@@ -1,0 +1,207 @@
+"""What a cluster's pods are asked for, compared with, and said to fail of; jobs are built by ZenML's own code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from kubernetes.client import ApiClient
+from zenml.integrations.kubernetes.manifest_utils import (
+    build_job_manifest,
+    build_pod_manifest,
+    pod_template_manifest_from_pod,
+)
+from zenml.integrations.kubernetes.pod_settings import KubernetesPodSettings
+
+from medflow.config.sections.place import PlaceConfig, StepPlace, Toleration
+from medflow.config.sections.stack import StackConfig
+from medflow.platform.kubernetes import reasons, settings
+from medflow.platform.kubernetes.cluster import Observed
+from medflow.platform.kubernetes.readback import dropped, quantity
+
+STACK = StackConfig.model_validate(
+    {
+        "server": "http://zenml.example",
+        "cluster": {"context": "test"},
+        "image": "registry.example/medflow-step:abc",
+        "registry": "registry.example",
+        "store": {"uri": "s3://bucket"},
+        "mlflow": {"uri": "http://mlflow.example"},
+    }
+)
+ASKED = StepPlace(
+    cpu=1.5,
+    memory="3Gi",
+    gpu=1,
+    shm="1Gi",
+    retries=2,
+    timeout=600,
+    node_selector={"disk": "ssd"},
+    tolerations=(Toleration(key="nvidia.com/gpu", operator="Exists", effect="NoSchedule"),),
+    secrets=("kaggle",),
+    priority="medflow-batch",
+)
+
+
+def job_of(pod_settings: dict[str, Any], asked: StepPlace = ASKED) -> dict[str, Any]:
+    """The job that ZenML makes of pod settings, as the API server is sent it."""
+    pod = build_pod_manifest(
+        pod_name=None, image_name=STACK.image, command=["python"], args=[], privileged=False, env={"A": "b"},
+        pod_settings=KubernetesPodSettings.model_validate(pod_settings), service_account_name="medflow-step",
+    )  # fmt: skip
+    job = build_job_manifest(
+        job_name="x-train", pod_template=pod_template_manifest_from_pod(pod), backoff_limit=asked.retries,
+        active_deadline_seconds=asked.timeout, annotations={"zenml.io/step-name": "train"},
+    )  # fmt: skip
+    plain: dict[str, Any] = ApiClient().sanitize_for_serialization(job)
+    return plain
+
+
+def test_what_zenml_makes_of_a_place_is_what_was_asked():
+    assert dropped(ASKED, job_of(settings.pod_settings(ASKED, STACK.cluster))) == ()
+    assert dropped(StepPlace(), job_of(settings.pod_settings(StepPlace(), STACK.cluster), StepPlace())) == ()
+
+
+#: A key that ZenML knows, and what somebody could take it for.
+PLANTED = {
+    "node_selectors": ("node_selector", "node_selector"),
+    "tolerations": ("toleration", "tolerations"),
+    "volume_mounts": ("volumeMounts", "scratch"),
+    "volumes": ("volume", "shm"),
+    "env_from": ("envFrom", "secrets"),
+    "container_security_context": ("security_context", "allowPrivilegeEscalation"),
+    "additional_pod_spec_args": ("pod_spec", "runAsNonRoot"),
+    "resources": ("resource", "memory (limits)"),
+}
+
+
+@pytest.mark.parametrize("key", PLANTED)
+def test_a_setting_that_zenml_drops_without_a_word_is_told(key):
+    planted, told = PLANTED[key]
+    given = settings.pod_settings(ASKED, STACK.cluster)
+    given[planted] = given.pop(key)
+    assert any(told in line for line in dropped(ASKED, job_of(given)))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [({"timeout": 60}, "timeout"), ({"retries": 0}, "retries"), ({"memory": "4Gi"}, "memory"), ({"gpu": 2}, "gpu")],
+)
+def test_a_pod_of_another_size_is_told(change, told):
+    job = job_of(settings.pod_settings(ASKED, STACK.cluster))
+    assert any(told in line for line in dropped(ASKED.model_copy(update=change), job))
+
+
+def test_a_step_completed_by_default_gets_deadline_retries_and_what_was_asked():
+    place = PlaceConfig(stack="a", steps={"default": StepPlace(retries=0), "train": ASKED})
+    steps = settings.of_steps(place, {"train_x": "train", "split": "split"}, STACK)
+    assert steps["train_x"]["settings"]["orchestrator"]["active_deadline_seconds"] == 600
+    assert steps["train_x"]["retry"] == {"max_retries": 2}
+    assert "retry" not in steps["split"]
+    assert StepPlace.model_validate(steps["train_x"]["extra"][settings.ASKED]) == ASKED
+
+
+def test_nothing_of_a_place_is_in_what_zenml_hashes():
+    step = settings.of_steps(PlaceConfig(stack="a", steps={"default": ASKED}), {"train": "train"}, STACK)["train"]
+    assert set(step) == {"settings", "extra", "retry"}, "ZenML's key takes environment, parameters, secrets, inputs"
+
+
+@pytest.mark.parametrize(("text", "value"), [("1500m", 1.5), ("2", 2.0), ("1.5Gi", 1.5 * 2**30), ("500M", 5e8)])
+def test_quantities(text, value):
+    assert quantity(text) == value
+    assert quantity(None) is None
+
+
+# -- reasons ---------------------------------------------------------------------------------------
+
+
+def seen(job: dict[str, Any] | None = None, pod: dict[str, Any] | None = None, event: dict[str, Any] | None = None):
+    base = job_of(settings.pod_settings(ASKED, STACK.cluster))
+    base |= {"status": job or {}}
+    pods = (
+        ({"metadata": {"name": "x-train-1"}, "spec": base["spec"]["template"]["spec"], "status": pod},) if pod else ()
+    )
+    return Observed(base, pods, (event,) if event else ())
+
+
+def ended_with(**state: Any) -> dict[str, Any]:
+    return {"phase": "Failed", "containerStatuses": [{"name": "main", "state": {"terminated": state}}]}
+
+
+def waits_with(reason: str, message: str) -> dict[str, Any]:
+    state = {"waiting": {"reason": reason, "message": message}}
+    return {"phase": "Pending", "containerStatuses": [{"name": "main", "state": state}]}
+
+
+def event(reason: str, message: str) -> dict[str, Any]:
+    return {"reason": reason, "message": message, "involvedObject": {"name": "x-train"}, "metadata": {"uid": "1"}}
+
+
+FAILED = {"conditions": [{"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded", "message": "limit"}]}
+LATE = {"conditions": [{"type": "Failed", "status": "True", "reason": "DeadlineExceeded", "message": "longer"}]}
+NO_ROOM = "0/1 nodes are available: 1 Insufficient memory."
+NO_NODE = {"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False", "message": NO_ROOM}]}
+
+
+@pytest.mark.parametrize(
+    ("of", "words"),
+    [
+        (
+            seen(pod=ended_with(reason="OOMKilled", exitCode=137)),
+            "OOMKilled (exit code 137) at its memory limit of 3",
+        ),
+        (seen(pod=waits_with("ImagePullBackOff", "Back-off: not found")), "image registry.example/medflow-step:abc"),
+        (seen(event=event("FailedCreate", 'violates PodSecurity "restricted"')), "refused by Pod Security"),
+    ],
+)
+def test_what_no_waiting_can_cure_is_fatal_and_told_in_one_line(of, words):
+    told = reasons.fatal(of, ASKED)
+    assert told is not None and words in told and "\n" not in told
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        seen(),
+        seen(pod=ended_with(reason="Error", exitCode=137)),  # killed by somebody: retried
+        seen(pod=ended_with(reason="Error", exitCode=1)),
+        seen(pod=waits_with("ErrImagePull", "connection refused")),  # tried again by the node
+        seen(pod=NO_NODE),
+        seen(event=event("FailedCreate", "exceeded quota: medflow")),
+    ],
+)
+def test_what_may_still_come_is_not_fatal(of):
+    assert reasons.fatal(of, ASKED) is None
+
+
+@pytest.mark.parametrize(
+    ("of", "words"),
+    [
+        (seen(pod=NO_NODE), "unschedulable: 0/1 nodes are available"),
+        (seen(event=event("FailedCreate", "exceeded quota: medflow, requested: pods=1")), "no room in the quota"),
+        (seen(pod=waits_with("ErrImagePull", "connection refused")), "ErrImagePull: connection refused"),
+    ],
+)
+def test_what_a_job_waits_for(of, words):
+    assert words in str(reasons.pending(of))
+
+
+@pytest.mark.parametrize(
+    ("of", "words"),
+    [
+        (seen(job=LATE, pod=NO_NODE), "not done within its timeout of 600 s; it waited: unschedulable"),
+        (seen(job=LATE), "not done within its timeout of 600 s"),
+        (seen(job=FAILED, pod=ended_with(reason="Error", exitCode=137)), "killed (exit code 137"),
+        (seen(job=FAILED, pod=ended_with(reason="Error", exitCode=3)), "exit code 3"),
+        (seen(job=FAILED), "BackoffLimitExceeded"),
+    ],
+)
+def test_why_a_job_that_is_over_failed(of, words):
+    assert words in str(reasons.ended(of))
+    assert reasons.ended(seen()) is None
+
+
+def test_a_planted_setting_is_fatal():
+    job = seen()
+    del job.job["spec"]["template"]["spec"]["nodeSelector"]
+    assert "node_selector: asked {'disk': 'ssd'}, found {}" in str(reasons.fatal(job, ASKED))
