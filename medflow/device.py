@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from medflow.config.sections import TrainConfig
 from medflow.errors import ConfigError, TrainingError
+from medflow.pool import cores
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 #: A rank that waits longer for the others gives up; the slowest wait is for a checkpoint on its way to a store.
 PATIENCE: Final = timedelta(minutes=10)
+#: More would wait for Python's lock: of an augmentation, only the work on pixels runs beside that of other threads.
+MOST_THREADS: Final = 8
 
 
 class Machine:
@@ -35,6 +38,8 @@ class Machine:
         self.ranks = config.devices
         self.fabric = _fabric(accelerator, self.precision, config.devices)
         self.rank = self.fabric.global_rank
+        free = loading_threads(accelerator, cores(), config.devices)
+        self.workers = free if config.workers is None else config.workers
 
     @property
     def device(self) -> torch.device:
@@ -88,6 +93,15 @@ def _fabric(accelerator: str, precision: Precision, devices: int) -> Fabric:
     )  # fmt: skip
     fabric.launch()
     return fabric
+
+
+def loading_threads(accelerator: Literal["cpu", "cuda"], cores: int, ranks: int) -> int:
+    """How many threads prepare batches in each of ``ranks`` processes on a machine where nobody says how many.
+
+    A GPU leaves the cores free but for the one that drives it. On a CPU the network takes every core, and threads
+    beside it would only take them away.
+    """
+    return max(1, min(MOST_THREADS, cores // ranks - 1)) if accelerator == "cuda" else 0
 
 
 def check_devices(config: TrainConfig) -> None:

@@ -56,7 +56,7 @@ def remembered(
     for examples in parts:
         table = torch.zeros(len(examples), *probe.shape[1:])
         todo = in_order(examples, size)[machine.rank :: machine.ranks]
-        for rows, batch in zip(todo, plain_batches(examples, todo, workers=config.workers), strict=True):
+        for rows, batch in zip(todo, plain_batches(examples, todo, workers=machine.workers), strict=True):
             table[torch.from_numpy(rows)] = _features(network, machine, batch).float().cpu()
         tables.append(torch.from_numpy(machine.merged(table.numpy())))
     if machine.leads:

@@ -63,14 +63,14 @@ def prune(
     say(f"pruned {after.name}: {was[0]:,} → {cost[0]:,} multiply-adds, {was[1]:,} → {cost[1]:,} parameters")
     data = Data(train, val, pixels, after.heads, after.preprocess, Tokenizer.of(bundle))
     tuning = training.model_copy(update={"stages": (config.stage,)})
-    key = digest_of([__version__, data.digest(), content(tuning), bundle.digest(), content(layers)])
+    key = digest_of([__version__, data.digest(), content(tuning.determining()), bundle.digest(), content(layers)])
     store = Checkpoints(checkpoints, key)
     log = fit(network, data, tuning, tracker=tracker, checkpoints=store)
     card = after.model_copy(
         update={
             "variant": "pruned",
             "training": log,
-            "training_config": tuning.model_dump(mode="json"),
+            "training_config": tuning.determining().model_dump(mode="json"),
             "parameters": cost[1],
             "macs": cost[0],
             "code_version": __version__,

@@ -46,8 +46,8 @@ def train(
 ) -> Bundle:
     """Train one model on ``rows`` and return its bundle, in ``work/<model id>``, with the best weights on ``val``.
 
-    Checkpoints of this very training (same rows, config, code version) in ``checkpoints`` are taken up, and
-    removed once the bundle is there. Raises ModelError, WeightsUnavailable, ConfigError or TrainingError.
+    Checkpoints of this very training (same rows, ``config.determining()``, code version) in ``checkpoints`` are taken
+    up, and removed once the bundle is there. Raises ModelError, WeightsUnavailable, ConfigError or TrainingError.
     """
     preprocess = models.preprocess_for(model, normalization, pixels)
     reader = prepare(model, rows) if isinstance(model, ImageTextModel) else None
@@ -57,7 +57,7 @@ def train(
         fill(network, reader)
         weights_from = f"{weights_from}; {reader.weights_from()}"
     data = Data(rows, val, pixels, heads, preprocess, reader.tokenizer if reader else None)
-    identity = digest_of([__version__, data.digest(), content(model), content(config), weights_from])
+    identity = digest_of([__version__, data.digest(), content(model), content(config.determining()), weights_from])
     store = Checkpoints(checkpoints, identity)
     tracker.params(_params(model, config, data))
     log = fit(network, data, config, tracker=tracker, checkpoints=store)
@@ -72,7 +72,7 @@ def train(
         text=reader.reading if reader else None,
         training=log,
         operating_point=OperatingPoint(rule=config.calibrate.rule, at=config.calibrate.at),
-        training_config=config.model_dump(mode="json"),
+        training_config=config.determining().model_dump(mode="json"),
         data_digest=rows.digest(),
         weights_digest="",
         bytes=0,

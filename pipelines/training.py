@@ -90,7 +90,7 @@ def _train(config: RunConfig, train, val, pixels):
     for model in config.models:
         bundle, _ = sound(steps.train, files=files_of(model))(
             train=train, val=val, pixels=pixels, normalization=normalization, heads=heads(config),
-            model=model, config=config.train, id=f"train_{model.key}",
+            model=model, config=config.train.determining(), id=f"train_{model.key}",
         )  # fmt: skip
         bundles.append(bundle)
         evaluations.append(_evaluate_val(config, bundle, val, pixels, model.key))
@@ -102,8 +102,9 @@ def _compress(config: RunConfig, selected, train, val, pixels):
     trained = {"": selected}
     if config.prune.enabled:
         trained["pruned_"] = sound(steps.prune)(
-            bundle=selected, train=train, val=val, pixels=pixels, config=config.prune, training=config.train
-        )
+            bundle=selected, train=train, val=val, pixels=pixels, config=config.prune,
+            training=config.train.determining(),
+        )  # fmt: skip
     graphs = {}
     for prefix, bundle in trained.items():
         graphs[f"{prefix}onnx"] = sound(steps.export_onnx)(

@@ -19,6 +19,6 @@ def prune(
 
     with training_tracker.of_step(train.card.name, "prune") as tracker:
         return pruning.prune(
-            bundle, train, val, pixels, config, training,
+            bundle, train, val, pixels, config, training_tracker.as_asked(training),
             work=context.work_folder(), tracker=tracker, checkpoints=context.checkpoints(),
         )  # fmt: skip

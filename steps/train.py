@@ -28,7 +28,7 @@ def train(
 
     with training_tracker.of_step(train.card.name, f"train {model.key}") as tracker:
         bundle = training.train(
-            train, val, pixels, normalization, heads, model, config,
+            train, val, pixels, normalization, heads, model, training_tracker.as_asked(config),
             work=context.work_folder(), tracker=tracker, checkpoints=context.checkpoints(),
         )  # fmt: skip
         batch = train_files.log_files(bundle, train, pixels, tracker, context.work_folder())

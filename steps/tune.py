@@ -21,8 +21,9 @@ def tune(
     search: SearchConfig,
 ) -> Annotated[TuneResult, "tuned"]:
     from medflow import tune as tuning
-    from medflow.platform import studies
+    from medflow.platform import studies, training_tracker
 
+    config = config.model_copy(update={"train": training_tracker.as_asked(config.train)})
     rows = tuning.Rows(train, val, pixels, normalization, tuple(heads))
     with studies.parent(train.card.name) as record:
         return record(tuning.tune(rows, config, search, studies.budget(), studies.place(train.card.name)))

@@ -30,6 +30,7 @@ from medflow.config.sections import (
     TimmModel,
     TrainConfig,
 )
+from medflow.device import loading_threads
 from medflow.errors import ConfigError, TrainingError
 from medflow.evaluate import evaluate
 from medflow.export import export_onnx
@@ -174,6 +175,30 @@ def test_the_same_seed_gives_the_same_bundle_and_another_does_not(tmp_path):
     second = run(tmp_path / "second", config.model_copy(update={"workers": 2}))
     third = run(tmp_path / "third", config.model_copy(update={"seed": 1}))
     assert digest(first) == digest(second) != digest(third)
+
+
+def test_how_many_threads_load_is_no_part_of_what_is_learnt(tmp_path):
+    config = QUICK.model_copy(update={"sampler": "balanced", "augment": Augment(rotate=0.7, noise=0.5)})
+    bundles = [run(tmp_path / str(n), config.model_copy(update={"workers": n})) for n in (0, 2, None)]
+    assert len({digest(bundle) for bundle in bundles}) == len({bundle.digest() for bundle in bundles}) == 1
+    parts = tiny.make(tmp_path / "pixels", rows=36)
+    for workers in (2, 0):
+        folder = tmp_path / f"resumed {workers}"
+        begun = config.model_copy(update={"workers": workers})
+        files = StopsAt(folder / "checkpoints", 3)
+        with pytest.raises(Stopped):
+            train(*parts, (tiny.LABELS,), MODEL, begun, work=folder / "work", tracker=Silent(), checkpoints=files)
+        tracker = Recorded()
+        ended = run(folder, begun.model_copy(update={"workers": 2 - workers}), tracker=tracker)
+        assert digest(ended) == digest(bundles[0])
+
+
+@pytest.mark.parametrize(
+    ("machine", "threads"),
+    [(("cpu", 64, 1), 0), (("cuda", 1, 1), 1), (("cuda", 6, 1), 5), (("cuda", 64, 1), 8), (("cuda", 8, 4), 1)],
+)
+def test_threads_load_beside_a_gpu_and_not_beside_a_cpu(machine, threads):
+    assert loading_threads(*machine) == threads
 
 
 def test_settings_and_generators_of_the_caller_come_back(tmp_path):

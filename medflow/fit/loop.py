@@ -174,7 +174,7 @@ class Loop:
         rows = [self._share(shares) for step in steps for shares in step.passes]
         again = [self._share(shares) for step in steps for shares in step.again]
         made = batches(
-            self.train_inputs, rows, again=again, augment=self.config.augment, walk=walk, workers=self.config.workers
+            self.train_inputs, rows, again=again, augment=self.config.augment, walk=walk, workers=self.machine.workers
         )
         for own, batch in zip(mine, made, strict=True):
             yield batch if len(own) else batch.unlabelled()
@@ -283,7 +283,7 @@ class Loop:
         parts = in_order(self.val, self._at_once)
         sums = np.zeros((len(parts), len(terms)))
         mine = range(self.machine.rank, len(parts), self.machine.ranks)
-        made = plain_batches(self.val_inputs, [parts[index] for index in mine], workers=self.config.workers)
+        made = plain_batches(self.val_inputs, [parts[index] for index in mine], workers=self.machine.workers)
         for index, batch in zip(mine, made, strict=True):
             there = batch.to(self.machine.device)
             with self.fabric.autocast():

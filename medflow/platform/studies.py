@@ -45,7 +45,7 @@ def settings(budget: TuneBudget) -> dict[str, Any]:
 
 def learning(config: RunConfig) -> RunConfig:
     """The sections that a trial reads; the others at their defaults, so that they do not name another study."""
-    return RunConfig(dataset=config.dataset, models=config.models, train=config.train)
+    return RunConfig(dataset=config.dataset, models=config.models, train=config.train.determining())
 
 
 # -- within the step -------------------------------------------------------------------------------

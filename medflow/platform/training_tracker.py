@@ -1,4 +1,6 @@
-"""The tracker of a step that trains: MLflow always, and what the run's `trackers` ask for beside it.
+"""What a step that trains has of its run: a tracker, and the settings that are in no cache key.
+
+The tracker is MLflow always, and what the run's `trackers` ask for beside it.
 
 Apart from ``trackers``, so that steps which do not train do not reach torch through TensorBoard's writer.
 """
@@ -12,7 +14,7 @@ from typing import Any
 
 from zenml import get_step_context
 
-from medflow.config.sections import RunConfig, WandbConfig
+from medflow.config.sections import RunConfig, TrainConfig, WandbConfig
 from medflow.config.showing import config_yaml
 from medflow.platform import trackers
 from medflow.platform.trackers import CONFIG
@@ -30,14 +32,21 @@ def of_step(
     return opened([Offer(trackers.MLFLOW, lambda: trackers.child(dataset, name, tags)), *_beside(dataset, name)])
 
 
+def as_asked(config: TrainConfig) -> TrainConfig:
+    """The settings of the running step with this run's `workers`, which its parameters do not have."""
+    extra: Mapping[str, Any] = get_step_context().pipeline_run.config.extra
+    return config.model_copy(update={"workers": extra.get("workers")})
+
+
 def settings(config: RunConfig) -> dict[str, Any]:
-    """What a pipeline carries for ``of_step`` and `record`, as ZenML's `extra`: it reaches every step and no cache key.
+    """What a pipeline carries for this module and `record`, as ZenML's `extra`: it reaches every step and no cache key.
 
     A parameter or an environment variable would be in the key, and adding a tracker would train everything anew.
     """
     return {
         "trackers": list(config.trackers),
         "wandb": config.wandb.model_dump(mode="json"),
+        "workers": config.train.workers,
         CONFIG: config_yaml(config),
     }
 

@@ -112,8 +112,10 @@ class TrainConfig(Section):
     """The operating point of independent labels. It goes into the model's card, and holds for what is pruned,
     exported and quantized from it."""
     augment: Augment = Augment()
-    workers: int = Field(0, ge=0, le=64)
-    """Threads that prepare batches ahead."""
+    workers: int | None = Field(None, ge=0, le=64)
+    """Threads that prepare batches ahead, beside the network, in each process; 0 prepares each when it is asked for.
+    None: on a GPU a thread for each core that is free, at most 8; on a CPU none, since the network takes every core.
+    Any number gives the same weights, so it counts neither in a cache key nor in what a checkpoint belongs to."""
     feature_cache_mb: int = Field(1024, ge=0)
     """Memory for the features of a frozen backbone, computed once where nothing is augmented; 0 computes them anew."""
     devices: int = Field(1, ge=1, le=64)
@@ -121,3 +123,7 @@ class TrainConfig(Section):
     is taken up with the same number; with another it begins anew, since sums in another order are other numbers."""
     checkpoint_seconds: float = Field(60.0, ge=0)
     """At least this long between two checkpoints; 0 writes one after every step."""
+
+    def determining(self) -> TrainConfig:
+        """The settings that decide what is learnt: all but `workers`."""
+        return self.model_copy(update={"workers": None})
