@@ -47,12 +47,14 @@ class Position(Record):
     log: tuple[EpochLog, ...] = ()
     best_epoch: int = 0
     best_score: float = float("-inf")
+    best_stop: float = float("-inf")
+    """The best that what says when to stop has been; the best score where it is the same metric."""
     waited: int = 0
-    """Epochs of this stage since the best score."""
+    """Epochs of this stage since then."""
     reductions: int = 0
     """How often a plateau has lowered this stage's learning rate."""
     stalled: int = 0
-    """Epochs without a better score since then."""
+    """Epochs since then without a better score."""
     halvings: int = 0
     """How often memory has halved the batch."""
     scaler: Mapping[str, int | float] = Field(default_factory=dict)

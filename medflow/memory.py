@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import nn
 
 from medflow.config.sections import TrainConfig
@@ -25,6 +26,21 @@ def halved(config: TrainConfig, halvings: int) -> int:
         )
     say(f"memory does not hold {share >> halvings} images at once: each batch goes in {2 ** (halvings + 1)} parts now")
     return halvings + 1
+
+
+@contextmanager
+def undone(network: nn.Module) -> Iterator[None]:
+    """Where memory runs out within, the network's buffers are what they were before.
+
+    A forward pass moves batch norm's running statistics layer by layer, and the pass that failed is made again.
+    """
+    before = [buffer.detach().clone() for buffer in network.buffers()]
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        for buffer, was in zip(network.buffers(), before, strict=True):
+            buffer.copy_(was)
+        raise
 
 
 def notes(network: nn.Module, config: TrainConfig, machine: Machine, halvings: int) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
-"""What training measures on validation rows, and the one number of it that it watches.
+"""What training measures on validation rows, and what it watches of that.
 
-That number says which weights are best, and when to stop.
+One number says which weights are best, and one when to stop; unless told otherwise, they are the same.
 
 The metrics are those of ``medflow.metrics``, so what training maximises is what evaluation reports.
 """
@@ -38,23 +38,36 @@ class Monitor:
     Raises ConfigError for a metric that none of the heads has.
     """
 
-    def __init__(self, metric: str, heads: Sequence[HeadSpec], targets: Mapping[str, np.ndarray], rows: int) -> None:
-        """``targets`` are those of the validation rows' label heads, ``rows`` how many they are."""
-        label = next((head for head in heads if head.kind != "mask"), None)
-        mask = next((head for head in heads if head.kind == "mask"), None)
-        known = (*(PER_LABEL if label else ()), *(MASK if mask else ()), LOSS)
-        if metric == "auto":
-            metric = ("auroc" if _ranks(targets[label.name]) else LOSS) if label else "dice"
-        if metric not in known:
-            raise ConfigError(
-                f"train.monitor is {metric!r}, which no head has", hint=f"expected one of {', '.join(known)}"
-            )
-        self.name = metric
-        self._head = None if metric == LOSS else mask if metric in MASK else label
+    def __init__(
+        self,
+        metric: str,
+        heads: Sequence[HeadSpec],
+        targets: Mapping[str, np.ndarray],
+        rows: int,
+        stop_on: str | None = None,
+    ) -> None:
+        """``targets`` are those of the validation rows' label heads, ``rows`` how many they are.
+
+        ``stop_on`` is the metric that says when to stop; None is ``metric``.
+        """
+        self._label = next((head for head in heads if head.kind != "mask"), None)
+        self._mask = next((head for head in heads if head.kind == "mask"), None)
+        self.name = self._metric("train.monitor", metric, targets)
+        self.stops_on = self.name if stop_on is None else self._metric("train.stop_on", stop_on, targets)
         self._heads = tuple(heads)
         self._targets = targets
         self._rows = rows
         self.reset()
+
+    def _metric(self, setting: str, metric: str, targets: Mapping[str, np.ndarray]) -> str:
+        """What ``auto`` stands for, and any other metric that there is."""
+        label = self._label
+        if metric == "auto":
+            return ("auroc" if _ranks(targets[label.name]) else LOSS) if label else "dice"
+        known = (*(PER_LABEL if label else ()), *(MASK if self._mask else ()), LOSS)
+        if metric not in known:
+            raise ConfigError(f"{setting} is {metric!r}, which no head has", hint=f"expected one of {', '.join(known)}")
+        return metric
 
     def reset(self) -> None:
         """Begin another walk over the validation rows."""
@@ -86,13 +99,16 @@ class Monitor:
 
     def score(self, loss: float) -> float:
         """The monitored value over all batches since ``reset``; ``loss`` where it is undefined, negated."""
-        value = self._value()
-        return -loss if np.isnan(value) else value
+        return self._watched(self.name, loss)
 
-    def _value(self) -> float:
-        if self._head is None:
-            return float("nan")
-        return orientation(self.name) * self._of(self._head)[self.name]
+    def stop_score(self, loss: float) -> float:
+        """The same of what says when to stop."""
+        return self._watched(self.stops_on, loss)
+
+    def _watched(self, metric: str, loss: float) -> float:
+        head = None if metric == LOSS else self._mask if metric in MASK else self._label
+        value = float("nan") if head is None else orientation(metric) * self._of(head)[metric]
+        return -loss if np.isnan(value) else value
 
     def scores(self) -> dict[str, float]:
         """``<head>/<metric>`` → its value over the whole head, of those of ``KEPT`` that are defined."""

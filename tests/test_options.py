@@ -15,6 +15,7 @@ from medflow.checkpoint import Checkpoints
 from medflow.config.sections import Augment, Mixing, MonaiUNet, Stage, TimmModel, TrainConfig
 from medflow.errors import ConfigError, ModelError, TrainingError
 from medflow.fit import fit
+from medflow.fit.loop import train_here
 from medflow.tracking import LocalFiles, Silent
 from medflow.train import train
 
@@ -230,6 +231,30 @@ def test_a_halved_batch_is_resumed(tmp_path, capsys):
     again, log = tight(tmp_path / "cut", 2, config)
     assert "does not hold" not in capsys.readouterr().err
     assert log.halvings == 2 and difference(whole, again) == 0.0
+
+
+class Spilling(Tight):
+    """The same, but what does not fit is noticed when it has gone through, as in a network whose last layer is big."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        made = self.inner(pixels)
+        if self.training and len(pixels) > self.images:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return made
+
+
+def test_a_pass_that_memory_did_not_hold_leaves_no_trace_in_batch_norm(tmp_path):
+    config = PLAIN.model_copy(update={"batch_size": 8, "stages": (Stage(epochs=1, lr=1e-3),)})
+    trained = []
+    for name, images, halvings in (("known", 8, 1), ("met", 4, 0)):
+        source = data(tmp_path / name)
+        network = models.build(MODEL, source.heads, source.preprocess)
+        network.backbone = Spilling(network.backbone, images)
+        store = Checkpoints(LocalFiles(tmp_path / name / "c"), "a" * 64)
+        _, log = train_here(network, source, config, Silent(), store, halvings)
+        assert log.halvings == 1
+        trained.append(network)
+    assert difference(*trained) == 0.0
 
 
 def test_one_image_that_does_not_fit_is_an_error(tmp_path):

@@ -316,6 +316,34 @@ def test_no_better_score_ends_a_stage_early(tmp_path):
     assert 3 <= len(epochs) < 50
 
 
+def test_one_metric_may_keep_the_weights_and_another_stop(tmp_path):
+    stages = (Stage(epochs=6, lr=1e-3, patience=2, schedule="constant"),)
+    config = TrainConfig(batch_size=8, monitor="accuracy", stages=stages, checkpoint_seconds=0.0)
+    by_loss = config.model_copy(update={"stop_on": "loss"})
+    bundle, bundle_by_loss = run(tmp_path / "accuracy", config), run(tmp_path / "loss", by_loss)
+    both, other = bundle.card.training, bundle_by_loss.card.training
+    same = run(tmp_path / "same", config.model_copy(update={"stop_on": "accuracy"})).card.training
+    assert both.digest() == same.digest() and (both.stop_on, other.stop_on) == (None, "loss")
+    for log, values in (
+        (both, [entry.val_score for entry in both.epochs]),
+        (other, [-entry.val_loss for entry in other.epochs]),
+    ):
+        assert log.best_epoch == max(log.epochs, key=lambda entry: entry.val_score).epoch
+        assert len(values) == ended(values, 2, 6)
+    assert len(both.epochs) == 3 and len(other.epochs) == 6
+    files = StopsAt(tmp_path / "cut" / "checkpoints", 9)
+    with pytest.raises(Stopped):
+        train(*tiny.make(tmp_path / "cut" / "pixels", rows=36), (tiny.LABELS,), MODEL, by_loss,
+              work=tmp_path / "cut" / "work", tracker=Silent(), checkpoints=files)  # fmt: skip
+    assert run(tmp_path / "cut", by_loss).digest() == bundle_by_loss.digest()
+
+
+def ended(values: list[float], patience: int, epochs: int) -> int:
+    """After how many epochs a stage ends."""
+    waits = [place - int(np.argmax(values[: place + 1])) for place in range(len(values))]
+    return next((place + 1 for place, waited in enumerate(waits) if waited >= patience), epochs)
+
+
 def test_a_frozen_backbone_is_left_as_it_is_to_its_statistics(tmp_path):
     source = data(tmp_path)
     network = models.build(MODEL, source.heads, source.preprocess)
@@ -359,7 +387,8 @@ def test_learning_rate_is_a_function_of_the_step():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"monitor": "dicee"}, "no head has"),
+        ({"monitor": "dicee"}, "train.monitor is 'dicee', which no head has"),
+        ({"stop_on": "dicee"}, "train.stop_on is 'dicee', which no head has"),
         ({"loss_weights": {"lesion": 1.0}}, "lesion"),
         ({"batch_size": None}, "batch_size"),
     ]

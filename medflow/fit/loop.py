@@ -24,7 +24,7 @@ from medflow.fit.data import Data
 from medflow.fit.tally import Tally
 from medflow.heads import Objective
 from medflow.loader import Batch, Examples, Pass, batches, in_order, plain_batches
-from medflow.memory import halved, notes, recomputed
+from medflow.memory import halved, notes, recomputed, undone
 from medflow.monitor import Monitor
 from medflow.plan import Step, plan
 from medflow.progress import say
@@ -82,7 +82,7 @@ class Loop:
         network.to(self.machine.device)
         self.objective = Objective(data.heads, self.train.targets, config).to(self.machine.device)
         self.chances = chances(config.sampler, self.train.targets)
-        self.monitor = Monitor(config.monitor, data.heads, self.val.targets, len(self.val))
+        self.monitor = Monitor(config.monitor, data.heads, self.val.targets, len(self.val), config.stop_on)
         self.heads = data.heads
         self.tally = Tally(data.heads, mixed=mixing.mixes(config.mixing))
         self.at = Position(halvings=halvings)
@@ -155,7 +155,8 @@ class Loop:
         for number in range(self.at.step, len(steps)):
             step = steps[number]
             lr = self._set_rates(self.at.epoch * len(steps) + number, self.stage.epochs * len(steps))
-            loss, *seen = self._step(number, step, feed, walk)
+            with undone(self.network):
+                loss, *seen = self._step(number, step, feed, walk)
             if self.average is not None:
                 self.average.update(self.at.epoch * len(steps) + number)
             self._advance(
@@ -237,6 +238,7 @@ class Loop:
             loss = self.objective.total(losses)
             score = self.monitor.score(loss)
             better = score > self.at.best_score
+            stop_score = self.monitor.stop_score(loss)
             if better:
                 self.best = models.tensors_of(self.network)
         entry = EpochLog(
@@ -268,7 +270,8 @@ class Loop:
             tally=(),
             seconds=0.0,
             log=(*self.at.log, entry),
-            waited=0 if better else self.at.waited + 1,
+            waited=0 if stop_score > self.at.best_stop else self.at.waited + 1,
+            best_stop=max(stop_score, self.at.best_stop),
             stalled=0 if lowered else stalled,
             reductions=self.at.reductions + lowered,
         )
@@ -299,7 +302,7 @@ class Loop:
 
     def end_stage(self) -> None:
         if self.at.epoch < self.stage.epochs and self.machine.leads:
-            say(f"stage {self.at.stage + 1} ends early: no better {self.monitor.name} in {self.at.waited} epochs")
+            say(f"stage {self.at.stage + 1} ends early: no better {self.monitor.stops_on} in {self.at.waited} epochs")
         self._advance(stage=self.at.stage + 1, epoch=0, waited=0, stalled=0, reductions=0)
         self.optimizer_state, self.average_state = {}, {}
 
@@ -309,6 +312,7 @@ class Loop:
             best_epoch=self.at.best_epoch,
             best_score=self.at.best_score,
             monitor=self.monitor.name,
+            stop_on=self.monitor.stops_on if self.monitor.stops_on != self.monitor.name else None,
             epochs=self.at.log,
             class_weights=self.objective.class_weights,
             train_images=len(self.train),

@@ -92,6 +92,9 @@ class TrainingLog(Record):
     best_epoch: int
     best_score: float
     monitor: str
+    """The metric by which the best weights were kept."""
+    stop_on: str | None = None
+    """The metric by which stages ended early; None is ``monitor``."""
     epochs: tuple[EpochLog, ...]
     class_weights: Mapping[str, tuple[float, ...]] = Field(default_factory=dict)
     train_images: int

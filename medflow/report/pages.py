@@ -220,6 +220,8 @@ def _training(card: ModelCard) -> Html:
         f"{card.name} ({card.variant}): best {log.monitor} {log.best_score:.4f} at epoch {log.best_epoch}, "
         f"{log.train_images:,} training and {log.val_images:,} validation images, seed {log.seed}."
     )
+    if log.stop_on:
+        words += f" Stages ended early by {log.stop_on}."
     return html.joined([html.text(words), html.figure(curves.training_curves(log))])
 
 

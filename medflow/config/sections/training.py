@@ -39,7 +39,7 @@ class Stage(Section):
     unfreeze_blocks: int = Field(0, ge=0)
     """With `freeze: backbone`, this many of its last blocks learn all the same."""
     patience: int = Field(10, ge=0)
-    """Epochs without a better validation score before the stage ends; 0 never stops early."""
+    """Epochs without a better validation score, by `train.stop_on`, before the stage ends; 0 never stops early."""
 
     @model_validator(mode="after")
     def _means_something(self) -> Stage:
@@ -107,7 +107,10 @@ class TrainConfig(Section):
     gradient_checkpointing: bool = False
     """Compute the backbone's activations twice instead of keeping them: less memory, about a third more time."""
     monitor: str = "auto"
-    """`auto` (macro AUROC of the label head, else Dice), or a metric name; larger is better."""
+    """`auto` (macro AUROC of the label head, else Dice), or a metric name; larger is better. It says which weights are
+    kept, and when plateau lowers the rate."""
+    stop_on: str | None = None
+    """What stages are ended early by, named as `monitor`; None is `monitor`."""
     calibrate: Calibrate = Calibrate()
     """The operating point of independent labels. It goes into the model's card, and holds for what is pruned,
     exported and quantized from it."""
