@@ -6,12 +6,12 @@ first, and the hub is asked once whether it is there before anything is fetched 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -26,7 +26,18 @@ from medflow.records import PixelSpec, file_digest
 
 WEIGHTS_FILE: Final = "model.safetensors"
 
-Fill = Callable[[Mapping[str, Tensor]], nn.Module]
+
+@dataclass(frozen=True)
+class Filled:
+    """What became of published tensors."""
+
+    backbone: nn.Module
+    """Of the config's size and channels."""
+    lacking: tuple[str, ...] = ()
+    """Names of its tensors that the file did not give, and that are as the architecture begins."""
+
+
+Fill = Callable[[Mapping[str, Tensor]], Filled]
 
 
 @dataclass(frozen=True)
@@ -38,7 +49,6 @@ class Published:
     revision: str | None
     title: str
     fill: Fill
-    """From the published tensors to a backbone of the config's size and channels."""
 
 
 def load_pretrained(network: Network, model: ModelConfig) -> str:
@@ -62,16 +72,24 @@ def _published(model: ModelConfig, channels: int) -> Published | None:
         case TimmModel() | ImageTextModel():
             return _of_timm(model.name, lambda tensors: timm_backbone(model.name, spec, weights=tensors))
         case DualPathModel():
-            fill: Fill = lambda tensors: timm_backbone(model.encoder, spec, levels=True, weights=tensors)  # noqa: E731
-            return _of_timm(model.encoder, fill)
+            return _of_timm(
+                model.encoder, lambda tensors: timm_backbone(model.encoder, spec, levels=True, weights=tensors)
+            )
         case SmpModel():
             return _of_smp(model, spec)
         case _:
             return None
 
 
-def _of_timm(name: str, fill: Fill) -> Published:
+def _of_timm(name: str, made: Callable[[Mapping[str, Tensor]], nn.Module]) -> Published:
+    """``made`` builds with timm, which fills what it finds and only logs what the file lacks."""
     import timm
+
+    def fill(tensors: Mapping[str, Tensor]) -> Filled:
+        with _loaded() as given:
+            backbone = made(tensors)
+        own = backbone.state_dict(keep_vars=True)
+        return Filled(backbone, tuple(name for name, tensor in own.items() if id(tensor) not in given))
 
     card = timm.get_pretrained_cfg(name)
     title = f"timm {card.architecture}.{card.tag}" if card is not None else ""
@@ -83,13 +101,37 @@ def _of_smp(model: SmpModel, spec: PixelSpec) -> Published:
 
     name = encoder_name(model)
 
-    def fill(tensors: Mapping[str, Tensor]) -> nn.Module:
+    def made(tensors: Mapping[str, Tensor]) -> nn.Module:
         return filled_encoder(model, spec, tensors)
 
     if name.startswith(TIMM_PREFIX):
-        return _of_timm(name.removeprefix(TIMM_PREFIX), fill)
+        return _of_timm(name.removeprefix(TIMM_PREFIX), made)
     settings = encoders[name]["pretrained_settings"].get("imagenet", {"repo_id": "", "revision": None})
-    return Published(settings["repo_id"], settings["revision"], f"smp {name}", fill)
+    # SMP loads its own encoders strictly: a file that lacks a tensor raises.
+    return Published(settings["repo_id"], settings["revision"], f"smp {name}", lambda tensors: Filled(made(tensors)))
+
+
+@contextmanager
+def _loaded() -> Iterator[Mapping[int, Tensor]]:
+    """By id, every tensor that a state dict has a value for, of all that are loaded within.
+
+    timm drops what ``load_state_dict`` returns, and may wrap the network afterwards, which renames its tensors and
+    keeps them; so torch's method is stood in for while it builds.
+    """
+    given: dict[int, Tensor] = {}
+    load = nn.Module.load_state_dict
+
+    def noting(module: nn.Module, *arguments: Any, **options: Any) -> Any:
+        result = load(module, *arguments, **options)
+        own = module.state_dict(keep_vars=True)
+        given.update({id(own[name]): own[name] for name in own.keys() - set(result.missing_keys)})
+        return result
+
+    nn.Module.load_state_dict = noting  # type: ignore[method-assign, assignment]
+    try:
+        yield given
+    finally:
+        nn.Module.load_state_dict = load  # type: ignore[method-assign]
 
 
 # -- ImageNet ------------------------------------------------------------------------------------
@@ -104,13 +146,14 @@ def _from_imagenet(network: Network, model: ModelConfig, published: Published | 
     tensors = load_file(
         hub.cached(published.repository, WEIGHTS_FILE, revision=published.revision) or _fetched(published, model)
     )
-    state, random = _filled(published, tensors)
-    if random:
+    filled = published.fill(tensors)
+    if filled.lacking:
         raise ModelError(
-            f"{published.repository} lacks {len(random)} tensors of {model.key}, for example {random[0]!r}",
+            f"{published.repository} lacks {len(filled.lacking)} tensors of {model.key}, for example "
+            f"{filled.lacking[0]!r}",
             hint="set model.pretrained=none; or the file in the hub's cache is damaged, then remove it",
         )
-    network.backbone.load_state_dict(state)
+    network.backbone.load_state_dict(filled.backbone.state_dict())
     return f"imagenet ({published.title})"
 
 
@@ -179,23 +222,9 @@ def _converted(
     if published is None:
         raise refusal
     try:
-        state, random = _filled(published, tensors)
+        filled = published.fill(tensors)
     except Exception as error:  # what timm and SMP make of tensors they do not know, they raise as they please
         raise refusal from error
-    if random:
+    if filled.lacking:
         raise refusal
-    return state
-
-
-def _filled(published: Published, tensors: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], list[str]]:
-    """The backbone's state made of published tensors, and the names of those that stayed random.
-
-    timm fills what it finds and logs the rest. What two seeds make differently did not come from the file.
-    """
-    states = []
-    for seed in (0, 1):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            states.append(published.fill(tensors).state_dict())
-    first, second = states
-    return first, [name for name in first if not torch.equal(first[name], second[name])]
+    return filled.backbone.state_dict()

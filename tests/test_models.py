@@ -340,6 +340,26 @@ def test_an_encoders_published_weights_reach_one_channel(model, given, tmp_path,
     assert all(any(torch.equal(value, tensor) for tensor in tensors.values()) for value in state[1:])
 
 
+@pytest.mark.parametrize("model", [IMAGENET, *ENCODERS[2:]], ids=lambda model: model.key)
+def test_a_file_that_lacks_what_begins_constant_is_refused(model, tmp_path, monkeypatch):
+    """A bias and a norm begin as 0 and 1 in every network, so that their values tell nothing."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    tensors = models.tensors_of(models.build(IMAGENET, (LABELS,), preprocess(channels=3)).backbone)
+    lacking = [name for name in tensors if name.startswith("layer1.") and ".bn1." in name and "num" not in name]
+    kept = {name: value for name, value in tensors.items() if name not in lacking}
+    in_the_cache(tmp_path, f"timm/{IMAGENET.name}", "0", kept)
+    network = models.build(model, (LABELS,), preprocess())
+    with pytest.raises(ModelError, match=rf"lacks {len(lacking)} tensors of .*layer1\b.*bn1") as error:
+        load_pretrained(network, model.model_copy(update={"pretrained": "imagenet"}))
+    assert "pretrained=none" in error.value.hint
+    with pytest.raises(ModelError, match="tensors are missing"):
+        path = str(next(tmp_path.rglob("model.safetensors")))
+        load_pretrained(network, model.model_copy(update={"pretrained": path}))
+
+
 def test_an_encoder_out_of_reach_is_told_as_a_classifier_is(tmp_path, monkeypatch):
     from huggingface_hub import constants
 
