@@ -52,6 +52,22 @@ def test_every_shipped_recipe_loads(name: str, tmp_path: Path) -> None:
     assert load(path) != load(yaml_in(tmp_path, MINIMAL))
 
 
+def test_models_that_a_shipped_run_leaves_out_can_be_taken_in(tmp_path: Path) -> None:
+    text = find_run("lung_disease", tmp_path).read_text()
+    taken_in = text.replace("  # - {", "  - {")
+    (few, _), (many, sizes) = (
+        (load(path), [model.size for model in load(path).models])
+        for path in (yaml_in(tmp_path, text, "few"), yaml_in(tmp_path, taken_in, "many"))
+    )
+    assert [model.key for model in many.models[:2]] == [model.key for model in few.models]
+    assert sizes == [224, 224, 224, 288, 320, 384, 224]
+    assert len({json.dumps(model.model_dump() | {"name": "", "size": 0}) for model in many.models}) == 1
+    assert many.train.batch_size == 6 < few.train.batch_size
+    big = load(tmp_path / "many.yaml", ["recipe=[two_stage, radiograph, gpu_32gb]"])
+    assert (big.train.batch_size, big.train.precision) == (96, "bf16-mixed")
+    assert big.train.stages == few.train.stages
+
+
 @pytest.mark.parametrize("path", sorted(shipped().rglob("*.yaml")), ids=lambda path: path.stem)
 def test_a_horizontal_flip_is_argued_for(path: Path) -> None:
     """Left and right carry meaning in most images: a file that flips says above it why, or what it costs."""
