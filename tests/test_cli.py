@@ -49,6 +49,14 @@ def test_help_is_as_agreed(verb: str, capsys: pytest.CaptureFixture[str], monkey
     assert ("--json" in text) == (verb not in TALKS_ONLY)
 
 
+@pytest.mark.parametrize("verb", ["run", "tune"])
+@pytest.mark.parametrize("name", ["", "two words", "a/b", "{date}", "-x", "x.", "a" * 81, "phantom", "production"])
+def test_what_a_run_cannot_be_called_is_refused_before_anything_is_loaded(verb, name, capsys) -> None:
+    assert cli.run([verb, "phantom", "--name", name]) == 2
+    said = capsys.readouterr().err
+    assert "--name: " in said and repr(name) in said and "for example --name " in said
+
+
 def test_the_verbs_are_those_of_the_issue() -> None:
     making = "demo datasets new phantom show run runs tune compare models"
     using = "report predict promote serve dashboard verify doctor"

@@ -11,7 +11,7 @@ from medflow.config.reading import load
 from medflow.errors import ConfigError, MedflowError, ModelError
 from medflow.home import home
 from medflow.lineage import chain
-from medflow.platform import lineage, registry, reports, runs, stack, trackers, verify
+from medflow.platform import lineage, naming, registry, reports, runs, stack, trackers, verify
 from medflow.platform.outcomes import RunOutcome
 
 UNCACHED = {"resolve", "incumbent", "promote", "record"}
@@ -45,8 +45,8 @@ def first() -> RunOutcome:
 
 @pytest.fixture(scope="module")
 def second(first: RunOutcome) -> RunOutcome:
-    # Neither where to log nor how many threads load is part of what is learnt: nothing is trained anew.
-    return runs.run(small(*BESIDE))
+    # Neither where to log, nor how many threads load, nor the name is part of what is learnt: nothing is done anew.
+    return runs.run(small(*BESIDE), name="logged.twice")
 
 
 def test_floors_of_heads_left_out_are_no_obstacle_and_those_of_no_head_are(capsys):
@@ -83,6 +83,13 @@ def test_second_run_is_cached_and_promotes_nothing(first, second):
     assert second.promotion and not second.promotion.promoted
     assert "identical" in " ".join(second.promotion.reasons)
     assert second.model == first.model
+
+
+def test_a_run_is_called_what_was_asked_for_and_a_name_that_is_taken_gets_a_number(first, second):
+    assert second.name == "logged.twice" != first.name
+    assert [run.name for run in runs.recent(2)] == [second.name, first.name]
+    assert str(reports.find_run("logged.twice").id) == second.run_id
+    assert (naming.free("logged.twice"), naming.free("logged")) == ("logged.twice-2", "logged")
 
 
 def test_every_run_is_one_mlflow_parent_and_both_name_each_other(first, second):

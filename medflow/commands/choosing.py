@@ -10,8 +10,8 @@ import typer
 
 from medflow.commands import output
 from medflow.commands.running import Name
-from medflow.commands.settings import read_settings, settings_of
-from medflow.commands.verb import JsonOption, Metadata, Settings, Source
+from medflow.commands.settings import check_run_name, read_settings, settings_of
+from medflow.commands.verb import JsonOption, Metadata, RunName, Settings, Source
 from medflow.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def tune(
     ] = None,
     source: Source = None,
     metadata: Metadata = None,
+    name: RunName = None,
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Search for settings, and write a YAML to train with.
@@ -60,13 +61,14 @@ def tune(
     reading = read_settings(dataset, settings or (), source, metadata)
     path = out or Path(f"tuned_{reading.config.dataset}.yaml")
     _refuse_existing(path)
+    check_run_name(name, reading.config.dataset)
     from medflow.config.search import as_setting, read_search
     from medflow.config.sections import TuneBudget
     from medflow.platform import studies
 
     search = read_search(space, dataset, given)
     budget = TuneBudget(trials=trials) if timeout is None else TuneBudget(trials=trials, seconds=timeout)
-    run_id, result = studies.run(reading.config, search, budget)
+    run_id, result = studies.run(reading.config, search, budget, name=name)
     best = result.winner()
     tuned = read_settings(
         dataset, [*(settings or ()), *(as_setting(*item) for item in best.values.items())], source, metadata

@@ -9,8 +9,8 @@ import typer
 
 from medflow.commands import output
 from medflow.commands.place import go
-from medflow.commands.settings import read_settings
-from medflow.commands.verb import JsonOption, Metadata, On, Settings, Source
+from medflow.commands.settings import check_run_name, read_settings
+from medflow.commands.verb import JsonOption, Metadata, On, RunName, Settings, Source
 from medflow.errors import PlatformError
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ def run(
     devices: Annotated[
         int | None, typer.Option(metavar="N", help="GPUs, or CPU processes, to train on. Sets train.devices.")
     ] = None,
+    name: RunName = None,
     on: On = "local",
     as_json: JsonOption = False,
 ) -> None:
@@ -100,17 +101,18 @@ def run(
       medflow run covid_radiography --source ~/covid.zip train.epochs=2 model.pretrained=none
       medflow run chest_xray_pneumonia --source kaggle 'models=[{kind: timm, name: resnet18}]'
       medflow run ham10000 --source ~/ham.zip --metadata ~/HAM10000_metadata.csv
-      medflow run covid_radiography --source ~/covid.zip --devices 2
+      medflow run covid_radiography --source ~/covid.zip --devices 2 --name two-gpus
       medflow run phantom split.seed=1 --json | jq .metrics
       medflow run covid_radiography --source kaggle --on kubernetes
     """
     shared = () if devices is None else (f"train.devices={devices}",)
     reading = read_settings(dataset, [*shared, *(settings or ())], source, metadata)
+    check_run_name(name, reading.config.dataset)
     place = go(on)
     from medflow.platform import runs as platform
     from medflow.progress import say
 
-    outcome = platform.run(reading.config, place=place, say=say)
+    outcome = platform.run(reading.config, place=place, say=say, name=name)
     if as_json:
         output.emit_json(as_contract(outcome))
     else:
@@ -144,10 +146,10 @@ def runs(
         return
     rows = [
         (f"{item.started:%Y-%m-%d %H:%M}", item.dataset, item.status, f"{item.cached} of {item.steps}",
-         "" if item.seconds is None else f"{item.seconds:.0f}", item.model, item.run_id)
+         "" if item.seconds is None else f"{item.seconds:.0f}", item.model, item.name, item.run_id)
         for item in found
     ]  # fmt: skip
-    output.emit_table(("started (UTC)", "dataset", "status", "cached", "seconds", "model", "run"), rows)
+    output.emit_table(("started (UTC)", "dataset", "status", "cached", "seconds", "model", "name", "run"), rows)
 
 
 # -- telling a run --------------------------------------------------------------------------------

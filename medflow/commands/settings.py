@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from medflow.errors import ConfigError
 
 if TYPE_CHECKING:
     from medflow.config.reading import Reading
+
+RUN_NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,78}[A-Za-z0-9])?")
 
 
 def read_settings(name: str, overrides: Sequence[str], source: str | None, metadata: Path | None = None) -> Reading:
@@ -32,6 +35,23 @@ def read_settings(name: str, overrides: Sequence[str], source: str | None, metad
 def settings_of(overrides: Sequence[str], source: str | None, metadata: Path | None = None) -> tuple[str, ...]:
     """What the command line sets, ``--source`` and ``--metadata`` included."""
     return (*_source_settings(source), *_metadata_settings(metadata), *overrides)
+
+
+def check_run_name(name: str | None, dataset: str) -> None:
+    """Raise ConfigError for what a run cannot be called: folders and pages get it, `medflow report` takes it."""
+    if name is None:
+        return
+    if not RUN_NAME.fullmatch(name):
+        raise ConfigError(
+            f"--name: expected up to 80 letters, digits and . _ - that begin and end with a letter or a digit, "
+            f"found {name!r}",
+            hint="for example --name larger-images",
+        )
+    if name in (dataset, "production"):
+        raise ConfigError(
+            f"--name: {name!r} already means a model, expected another name",
+            hint=f"for example --name {dataset}-larger-images",
+        )
 
 
 def _metadata_settings(metadata: Path | None) -> tuple[str, ...]:

@@ -35,6 +35,15 @@ Metadata = Annotated[
         show_default=False,
     ),
 ]
+RunName = Annotated[
+    str | None,
+    typer.Option(
+        "--name",
+        metavar="NAME",
+        help="What the run is called: letters, digits, and . _ - between. A number is added where it is taken.",
+        show_default=False,
+    ),
+]
 Model = Annotated[
     str,
     typer.Argument(

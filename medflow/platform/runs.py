@@ -17,7 +17,7 @@ from medflow.config.sections.place import PlaceConfig
 from medflow.config.sections.stack import StackConfig
 from medflow.errors import PlatformError
 from medflow.home import home
-from medflow.platform import stack
+from medflow.platform import naming, stack
 from medflow.platform.outcomes import RunOutcome, RunSummary, StepOutcome
 from medflow.progress import say as say_line
 from medflow.promote import check_floors, check_metrics, with_learnt_floors
@@ -27,18 +27,27 @@ if TYPE_CHECKING:
     from zenml.models import PipelineRunResponse, StepRunResponse
 
 
-def run(config: RunConfig, *, place: Place | None = None, say: Callable[[str], None] = say_line) -> RunOutcome:
-    """Run the training pipeline to its end, here or at ``place``. Raises the error of the step that failed."""
+def run(
+    config: RunConfig,
+    *,
+    place: Place | None = None,
+    say: Callable[[str], None] = say_line,
+    name: str | None = None,
+) -> RunOutcome:
+    """Run the training pipeline to its end, here or at ``place``. Raises the error of the step that failed.
+
+    ``name`` is what the run is called, with a number where another run has it; None is the dataset and the time.
+    """
     started = time.monotonic()
     config = settled(config)
     from pipelines.training import training
 
     if place is None:
-        response, order = execute(lambda: training(config), config.dataset, say)
+        response, order = execute(lambda: training(config), config.dataset, say, name)
     else:
         from medflow.platform.kubernetes import running
 
-        response, order = running.execute(training(config), config.dataset, say, *place)
+        response, order = running.execute(training(config), config.dataset, say, *place, name=name)
     return _outcome(response, config, order, time.monotonic() - started)
 
 
@@ -60,7 +69,7 @@ def settled(config: RunConfig) -> RunConfig:
 
 
 def execute(
-    define: Callable[[], Any], dataset: str, say: Callable[[str], None]
+    define: Callable[[], Any], dataset: str, say: Callable[[str], None], name: str | None = None
 ) -> tuple[PipelineRunResponse, list[str]]:
     """Run a pipeline of the dataset to its end: the run, and its steps in the order of the definition."""
     stack.use_local()
@@ -68,7 +77,7 @@ def execute(
 
     with _only_one(dataset), caching.checked_hits(say), steplog.told(say):
         _close_killed(dataset)
-        response, order = _start(define(), dataset)
+        response, order = _start(define(), dataset, name)
     _remove_work(response)
     return response, order
 
@@ -89,11 +98,11 @@ def recent(limit: int) -> tuple[RunSummary, ...]:
     return tuple(_summary(item) for item in page.items)
 
 
-def _start(pipeline: Any, dataset: str) -> tuple[PipelineRunResponse, list[str]]:
+def _start(pipeline: Any, dataset: str, name: str | None) -> tuple[PipelineRunResponse, list[str]]:
     from zenml.enums import ExecutionMode
 
     # FAIL_FAST re-raises what the step raised, so that the user reads medflow's own words.
-    configured = pipeline.with_options(execution_mode=ExecutionMode.FAIL_FAST)
+    configured = pipeline.with_options(run_name=naming.free(name), execution_mode=ExecutionMode.FAIL_FAST)
     try:
         response = configured()
     except Exception:

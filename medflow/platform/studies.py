@@ -28,12 +28,17 @@ STUDY_TAG = "medflow.study"
 DIGITS = 12
 
 
-def run(config: RunConfig, search: SearchConfig, budget: TuneBudget) -> tuple[str, TuneResult]:
-    """Run the tuning pipeline to its end: its run's id and what was found. Raises the error of the step that failed."""
+def run(
+    config: RunConfig, search: SearchConfig, budget: TuneBudget, *, name: str | None = None
+) -> tuple[str, TuneResult]:
+    """Run the tuning pipeline to its end: its run's id and what was found. Raises the error of the step that failed.
+
+    ``name`` is as in ``runs.run``.
+    """
     from pipelines.tuning import tuning
 
     config = runs.settled(config)
-    response, _ = runs.execute(lambda: tuning(config, search, budget), config.dataset, say)
+    response, _ = runs.execute(lambda: tuning(config, search, budget), config.dataset, say, name)
     result: TuneResult = response.steps["tune"].outputs["tuned"][0].load()
     return str(response.id), result
 

@@ -14,6 +14,7 @@ from zenml.models import PipelineRunUpdate
 from medflow.config.sections.place import PlaceConfig
 from medflow.config.sections.stack import StackConfig
 from medflow.errors import PlatformError
+from medflow.platform import naming
 from medflow.platform import stack as stacks
 from medflow.platform.kubernetes import cluster, reasons, settings, watching
 from medflow.platform.kubernetes.cluster import Cluster
@@ -27,16 +28,22 @@ UNFINISHED = (ExecutionStatus.INITIALIZING, ExecutionStatus.PROVISIONING, Execut
 
 
 def execute(
-    pipeline: Any, dataset: str, say: Callable[[str], None], place: PlaceConfig, stack: StackConfig
+    pipeline: Any,
+    dataset: str,
+    say: Callable[[str], None],
+    place: PlaceConfig,
+    stack: StackConfig,
+    *,
+    name: str | None = None,
 ) -> tuple[PipelineRunResponse, list[str]]:
     """Run a pipeline to its end: the run, and its steps in the order of the definition. Raises PlatformError.
 
-    Ctrl-C stops the run in the cluster too.
+    Ctrl-C stops the run in the cluster too. ``name`` is as in ``runs.run``.
     """
     stacks.use()
     here = cluster.connect(stack.cluster.context, stack.cluster.namespace)
     refuse_second(dataset, here)
-    configured = placed(pipeline, place, stack)
+    configured = placed(pipeline, place, stack, name=naming.free(name))
     run_id = start(configured)
     say(f"run {run_id} goes on in the cluster, namespace {stack.cluster.namespace}")
     try:
@@ -48,11 +55,12 @@ def execute(
     return run, list(configured.invocations)
 
 
-def placed(pipeline: Any, place: PlaceConfig, stack: StackConfig) -> Any:
-    """The pipeline with image, sizes, deadlines and retries of its pods."""
+def placed(pipeline: Any, place: PlaceConfig, stack: StackConfig, *, name: str | None = None) -> Any:
+    """The pipeline with image, sizes, deadlines and retries of its pods, and the name of its run."""
     pipeline.prepare()
     uses = {use: str(invocation.step.name) for use, invocation in pipeline.invocations.items()}
     return pipeline.with_options(
+        run_name=name,
         execution_mode=ExecutionMode.FAIL_FAST,
         settings=settings.of_run(place, stack),
         steps=settings.of_steps(place, uses, stack),
