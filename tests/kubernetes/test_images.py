@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Cluster
+from clusters import ROOT, Cluster
 
 #: Bytes. "Well under 1 GB".
 SERVING_BYTES = 700_000_000

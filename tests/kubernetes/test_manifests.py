@@ -8,14 +8,12 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from functools import cache
-from pathlib import Path
 
 import pytest
-from conftest import PLATFORM, RUNS, SCRIPTS, Cluster, Servers
+from clusters import PLATFORM, ROOT, RUNS, SCRIPTS, Cluster, Servers
 from kubernetes import client, config
 from manifests import documents, rendered
 
-ROOT = Path(__file__).resolve().parents[2]
 ACCOUNTS = {
     "medflow-client": RUNS,
     "medflow-orchestrator": RUNS,
@@ -136,18 +134,12 @@ assert mlflow.get_run(run.info.run_id).data.metrics == {{"auc": 0.5}}
 
 
 @cache
-def _known(kubeconfig: Path) -> tuple[tuple[str, str], ...]:
+def _known(cluster: Cluster) -> tuple[tuple[str, str], ...]:
     """Every API group and resource that the server has, subresources included."""
-    config.load_kube_config(str(kubeconfig))
-    groups = [("", "/api/v1")]
-    api = client.ApisApi().get_api_versions()
-    groups += [(group.name, f"/apis/{group.preferred_version.group_version}") for group in api.groups]
-    call = client.ApiClient().call_api
-    found = []
-    for group, path in groups:
-        body = json.loads(call(path, "GET", _preload_content=False, auth_settings=["BearerToken"])[0].data)
-        found += [(group, resource["name"]) for resource in body["resources"]]
-    return tuple(sorted(set(found)))
+    groups = json.loads(cluster.kubectl("get", "--raw", "/apis"))["groups"]
+    paths = {"": "/api/v1"} | {each["name"]: f"/apis/{each['preferredVersion']['groupVersion']}" for each in groups}
+    lists = {group: json.loads(cluster.kubectl("get", "--raw", path)) for group, path in paths.items()}
+    return tuple(sorted({(group, each["name"]) for group, found in lists.items() for each in found["resources"]}))
 
 
 def _written(account: str) -> set[Right]:
@@ -169,7 +161,13 @@ def _written(account: str) -> set[Right]:
     }
 
 
-def _allowed(account: str, right: Right, namespace: str) -> bool:
+@pytest.fixture
+def reviews(cluster: Cluster, servers: Servers) -> client.AuthorizationV1Api:
+    """Where an administrator asks what another may do."""
+    return client.AuthorizationV1Api(config.new_client_from_config(str(cluster.kubeconfig)))
+
+
+def _allowed(reviews: client.AuthorizationV1Api, account: str, right: Right, namespace: str) -> bool:
     group, resource, verb = right
     name, _, subresource = resource.partition("/")
     attributes = client.V1ResourceAttributes(
@@ -181,21 +179,16 @@ def _allowed(account: str, right: Right, namespace: str) -> bool:
         groups=["system:serviceaccounts", f"system:serviceaccounts:{home}", "system:authenticated"],
         resource_attributes=attributes,
     )
-    review = client.AuthorizationV1Api().create_subject_access_review(client.V1SubjectAccessReview(spec=spec))
+    review = reviews.create_subject_access_review(client.V1SubjectAccessReview(spec=spec))
     return review.status.allowed
 
 
 @pytest.mark.parametrize("account", ACCOUNTS)
-def test_every_right_left_out_is_denied(cluster: Cluster, servers: Servers, account: str) -> None:
+def test_every_right_left_out_is_denied(cluster: Cluster, reviews: client.AuthorizationV1Api, account: str) -> None:
     written = _written(account)
-    asked = {
-        (group, resource, verb)
-        for group, resource in _known(cluster.kubeconfig)
-        for verb in VERBS
-        if group not in FOR_ALL
-    }
+    asked = {(group, resource, verb) for group, resource in _known(cluster) for verb in VERBS if group not in FOR_ALL}
     assert written <= asked, "a role names what the server does not know"
-    granted = {right for right in asked if _allowed(account, right, RUNS)}
+    granted = {right for right in asked if _allowed(reviews, account, right, RUNS)}
     assert granted == written
     print(f"{account}: {len(granted)} rights granted, {len(asked - granted)} denied")
 
@@ -203,12 +196,12 @@ def test_every_right_left_out_is_denied(cluster: Cluster, servers: Servers, acco
 @pytest.mark.parametrize("account", ACCOUNTS)
 @pytest.mark.parametrize("namespace", [PLATFORM, "kube-system"])
 def test_no_account_reaches_beyond_its_namespace(
-    cluster: Cluster, servers: Servers, account: str, namespace: str
+    reviews: client.AuthorizationV1Api, account: str, namespace: str
 ) -> None:
     resources = ("pods", "secrets", "configmaps", "jobs", "deployments", "serviceaccounts")
     groups = {"jobs": "batch", "deployments": "apps"}
     asked = [(groups.get(resource, ""), resource, verb) for resource in resources for verb in VERBS]
-    assert [right for right in asked if _allowed(account, right, namespace)] == []
+    assert [right for right in asked if _allowed(reviews, account, right, namespace)] == []
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,110 @@
+"""A cluster as the tests use it: an administrator's way to it, its object store, the servers on it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import pwd
+import subprocess
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import boto3
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = ROOT / "infra" / "scripts"
+#: The user's own home: HOME is a temporary folder in tests.
+STATE = Path(os.environ.get("CLUSTER_HOME", f"{pwd.getpwuid(os.getuid()).pw_dir}/.cache/test-cluster"))
+BUCKET = "medflow"
+RUNS, PLATFORM = "medflow", "medflow-platform"
+
+
+@dataclass(frozen=True)
+class Store:
+    """An S3 server that machine and pods reach by one address."""
+
+    url: str
+    key: str
+    secret: str
+
+    @property
+    def client(self) -> Any:
+        return boto3.client(
+            "s3",
+            endpoint_url=self.url,
+            aws_access_key_id=self.key,
+            aws_secret_access_key=self.secret,
+            region_name="us-east-1",
+        )
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"AWS_ENDPOINT_URL": self.url, "AWS_ACCESS_KEY_ID": self.key, "AWS_SECRET_ACCESS_KEY": self.secret}
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster and an administrator's way to it."""
+
+    kubeconfig: Path
+    registry: str
+
+    @cached_property
+    def environment(self) -> dict[str, str]:
+        path = f"{STATE / 'bin'}{os.pathsep}{os.environ['PATH']}"
+        return {**os.environ, "KUBECONFIG": str(self.kubeconfig), "PATH": path}
+
+    @cached_property
+    def context(self) -> str:
+        return self.kubectl("config", "current-context").strip()
+
+    @cached_property
+    def store(self) -> Store:
+        node = self.json("get", "nodes")["items"][0]
+        address = next(each["address"] for each in node["status"]["addresses"] if each["type"] == "InternalIP")
+        return Store(
+            url=os.environ.get("AWS_ENDPOINT_URL", f"http://{address}:7070"),
+            key=os.environ.get("AWS_ACCESS_KEY_ID", "test"),
+            secret=os.environ.get("AWS_SECRET_ACCESS_KEY", "test-secret"),
+        )
+
+    def run(self, *command: str | Path, stdin: str | None = None, **environment: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [str(word) for word in command],
+            env={**self.environment, **environment},
+            input=stdin,
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+        )
+
+    def kubectl(self, *words: str, stdin: str | None = None) -> str:
+        """Standard output of a command that must succeed."""
+        done = self.run("kubectl", *words, stdin=stdin)
+        assert done.returncode == 0, f"kubectl {' '.join(words)}\n{done.stderr}"
+        return done.stdout
+
+    def json(self, *words: str) -> Any:
+        return json.loads(self.kubectl(*words, "-o", "json"))
+
+    def address(self, service: str, namespace: str = PLATFORM) -> str:
+        """The URL of a Service, by its cluster address: pods and the test cluster's machine both reach it."""
+        spec = self.json("-n", namespace, "get", "service", service)["spec"]
+        return f"http://{spec['clusterIP']}:{spec['ports'][0]['port']}"
+
+    def secret(self, name: str, key: str, namespace: str = PLATFORM) -> str:
+        data = self.json("-n", namespace, "get", "secret", name)["data"]
+        return base64.b64decode(data[key]).decode()
+
+
+@dataclass(frozen=True)
+class Servers:
+    """The ZenML and MLflow servers of the dev overlay."""
+
+    zenml: str
+    mlflow: str
+    user: str
+    password: str
