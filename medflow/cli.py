@@ -17,7 +17,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from medflow import __version__
-from medflow.commands import choosing, data, machine, models, running, stacks
+from medflow.commands import choosing, data, judging, machine, models, running, stacks
 from medflow.commands.verb import Verb
 from medflow.errors import MedflowError, of_disk
 
@@ -46,6 +46,7 @@ VERBS = {
     "models": models.models,
     "report": models.report,
     "predict": models.predict,
+    "evaluate": judging.evaluate,
     "promote": models.promote,
     "serve": models.serve,
     "dashboard": machine.dashboard,

@@ -17,7 +17,7 @@ from medflow.config.sections import EvaluateConfig
 from medflow.decisions import decide, probabilities
 from medflow.errors import DataError
 from medflow.progress import say, track
-from medflow.records import Bundle, Evaluation, HeadSpec, Incumbent, Manifest, Pixels, Predictions, Score
+from medflow.records import Bundle, Evaluation, HeadSpec, Incumbent, Manifest, Pixels, Predictions, RowsRole, Score
 
 if TYPE_CHECKING:
     from medflow.pixels import Store
@@ -107,9 +107,7 @@ def _overlap(predicted: np.ndarray, store: Store, rows: np.ndarray, has_mask: np
     return result
 
 
-def measure(
-    bundle: Bundle, predictions: Predictions, config: EvaluateConfig, role: Literal["val", "test"]
-) -> Evaluation:
+def measure(bundle: Bundle, predictions: Predictions, config: EvaluateConfig, role: RowsRole) -> Evaluation:
     """Every metric of every head with its interval (bootstrap by group), and what the card says of cost."""
     card = bundle.card
     exclusive = [head for head in predictions.heads if head.kind == "exclusive"]

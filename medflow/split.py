@@ -140,6 +140,12 @@ def placement_of(manifest: Manifest, parts: Split) -> Placement:
     return Placement(roles={group: by_image[image_id] for group, image_id in pairs if image_id in by_image})
 
 
+def merged_groups(manifest: Manifest, near_duplicate_bits: int) -> np.ndarray:
+    """Name of each row's group, object (N,), merged as at the top of this module."""
+    groups = _merge(manifest, near_duplicate_bits)
+    return groups.names[groups.of_row].astype(object)
+
+
 def split_summary(parts: Split) -> tuple[PartCount, ...]:
     """Images and groups of every stratum in every part, parts in order, ``all`` first."""
     manifests = (parts.train, parts.val, parts.test)

@@ -59,7 +59,7 @@ def test_what_a_run_cannot_be_called_is_refused_before_anything_is_loaded(verb, 
 
 def test_the_verbs_are_those_of_the_issue() -> None:
     making = "demo datasets new phantom show run runs tune compare models"
-    using = "report predict promote serve dashboard verify doctor"
+    using = "report predict evaluate promote serve dashboard verify doctor"
     assert list(cli.VERBS) == [*making.split(), *using.split()]
 
 
@@ -226,6 +226,8 @@ WRONG = {
     "unknown head": (["run", "phantom", "heads=[lung]"], 2, "heads: expected ", "did you mean lungs?"),
     "no such metadata": (["run", "phantom", "--metadata", "nowhere"], 2, "--metadata: expected a file", "check"),
     "no such source": (["run", "phantom", "--source", "nowhere"], 2, "--source: expected a folder", "check the path"),
+    "nothing to judge by": (["evaluate", "phantom", "--source", "nowhere"], 2, "--source: expected a folder", "check"),
+    "nothing to judge": (["evaluate", ".", "--source", "."], 7, ". is no model bundle", "name a folder"),
     "no bundle": (["predict", ".", "x.png", "--out", "out"], 7, ". is no model bundle", "name a folder"),
     "too few images": (["phantom", "phantom", "--to", "t", "--images", "3"], 2, "3 images are too few", "ask for 24"),
 }  # fmt: skip

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from medflow import cli, datasets
 from medflow.config.reading import load
 from medflow.errors import ConfigError, MedflowError, ModelError
 from medflow.home import home
 from medflow.lineage import chain
 from medflow.platform import lineage, naming, registry, reports, runs, stack, trackers, verify
 from medflow.platform.outcomes import RunOutcome
+from medflow.records import Generated
 
 UNCACHED = {"resolve", "incumbent", "promote", "record"}
 SMALL = (
@@ -271,3 +273,20 @@ def test_a_model_that_timm_lacks_is_refused_before_anything_is_read():
     with pytest.raises(ModelError, match="resnet19"):
         runs.run(unknown)
     assert len(runs.recent(100)) == before
+
+
+def test_a_finished_model_is_judged_on_what_it_was_not_fitted_on(first, tmp_path, capfd):
+    """The images of its own run again: the test rows alone are left, and the scores are those of the run."""
+    (tmp_path / "again").mkdir()
+    datasets.get("phantom").twin(tmp_path / "again", Generated(images=72))
+    registry.bundle(first.model, tmp_path / "bundle")
+    for model in (first.model, str(tmp_path / "bundle")):
+        words = ["evaluate", model, "--source", str(tmp_path / "again"), "--to", str(tmp_path / "judged"), "--json"]
+        assert cli.run([*words, "evaluate.resamples=100"]) == 0
+        told = json.loads(capfd.readouterr().out)
+        judged = {(item["head"], item["label"], item["metric"]): item["value"] for item in told["evaluation"]["scores"]}
+        ours = {(item.head, item.label, item.metric): item.value for item in first.metrics if item.value == item.value}
+        assert {name: judged[name] for name in ours} == pytest.approx(ours)
+        assert told["compared"] + told["judged"] == 72 and told["judged"] == max(item.n for item in first.metrics)
+        assert json.loads((tmp_path / "judged" / "evaluation.json").read_text())["judged"] == told["judged"]
+        assert "images of the training compared with" in (tmp_path / "judged" / "evaluation.html").read_text()

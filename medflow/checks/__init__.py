@@ -32,7 +32,7 @@ from medflow.config.sections import ValidateConfig
 from medflow.errors import ChecksFailed
 from medflow.records import Finding, Findings, Manifest
 
-__all__ = ["Checked", "check"]
+__all__ = ["Checked", "check", "examine"]
 
 EXAMPLES = 5
 Told = Literal["error", "warning", "info"]
@@ -48,7 +48,15 @@ class Checked:
 
 
 def check(manifest: Manifest, config: ValidateConfig) -> Checked:
-    """Check a manifest as ingest made it. Raises ChecksFailed: see the table above, and where too little is left."""
+    """Check a manifest to learn from, as ingest made it. Raises ChecksFailed: see the table above, and where too
+    little is left, or nothing of a class."""
+    checked = examine(manifest, config)
+    _stop_on_empty_class(manifest, checked.kept)
+    return checked
+
+
+def examine(manifest: Manifest, config: ValidateConfig) -> Checked:
+    """The same for a manifest to judge by, which may lack a class."""
     if not len(manifest):
         raise ChecksFailed(f"{manifest.card.name} has no images", hint="look at the source: `medflow show` names it")
     facts = measure(manifest, config)
@@ -58,7 +66,6 @@ def check(manifest: Manifest, config: ValidateConfig) -> Checked:
     _stop_on_errors(told)
     kept = quarantine(manifest, facts, _failing_rows(outcomes), config)
     _stop_on_loss(manifest, kept, found, config)
-    _stop_on_empty_class(manifest, kept)
     findings = Findings(findings=told, images=len(manifest), quarantined=len(manifest) - len(kept))
     return Checked(findings=findings, kept=kept, page=render(manifest, kept, findings, outcomes, config))
 

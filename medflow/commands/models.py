@@ -94,7 +94,7 @@ def predict(
       medflow predict phantom@3 scans --reports reports.csv --out predictions
     """
     with tempfile.TemporaryDirectory(prefix="medflow-predict-") as scratch:
-        bundle = _bundle(model, Path(scratch))
+        bundle = bundle_of(model, Path(scratch))
         from medflow.predict import predict as score
 
         predicted = score(bundle, images, out, reports=reports)
@@ -108,7 +108,8 @@ def predict(
         )
 
 
-def _bundle(reference: str, scratch: Path) -> Bundle:
+def bundle_of(reference: str, scratch: Path) -> Bundle:
+    """The bundle in a folder, or a copy in ``scratch`` of that of a model on record."""
     from medflow.records import Bundle
 
     if Path(reference).is_dir():

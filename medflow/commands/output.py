@@ -46,8 +46,13 @@ def emit(text: str = "") -> None:
 
 
 def emit_json(value: Any) -> None:
-    """The result as one JSON value; a number that is not finite becomes null, as JSON has no other word for it."""
-    emit(json.dumps(_finite(value), indent=2, ensure_ascii=False, default=str))
+    """The result as one JSON value."""
+    emit(json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """JSON; a number that is not finite becomes null, as JSON has no other word for it."""
+    return json.dumps(_finite(value), indent=2, ensure_ascii=False, default=str)
 
 
 def emit_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -11,7 +11,17 @@ serving reads ``ModelCard`` from here and has no pyarrow.
 
 from medflow.records.base import BESIDE, Record, Whole, content, digest_of, file_digest
 from medflow.records.dataset import Challenge, DatasetCard, Generated, HeadSpec, Placement, Source
-from medflow.records.evaluation import WHOLE_HEAD, Choice, Evaluation, LabelCounts, Score, Verdict
+from medflow.records.evaluation import (
+    WHOLE_HEAD,
+    Choice,
+    Evaluation,
+    ExternalEvaluation,
+    LabelCounts,
+    LeftOut,
+    RowsRole,
+    Score,
+    Verdict,
+)
 from medflow.records.findings import Finding, Findings
 from medflow.records.model import (
     Bundle,
@@ -46,12 +56,14 @@ __all__ = [
     "DatasetCard",
     "EpochLog",
     "Evaluation",
+    "ExternalEvaluation",
     "Finding",
     "Findings",
     "Generated",
     "HeadSpec",
     "Incumbent",
     "LabelCounts",
+    "LeftOut",
     "Manifest",
     "ModelCard",
     "Normalization",
@@ -72,6 +84,7 @@ __all__ = [
     "Ranking",
     "Record",
     "Recorded",
+    "RowsRole",
     "Score",
     "Shard",
     "Source",

@@ -9,7 +9,11 @@ from pydantic import Field
 
 from medflow.errors import DataError
 from medflow.records.base import BESIDE, Record
+from medflow.records.dataset import Source
+from medflow.records.findings import Finding
 
+RowsRole = Literal["val", "test", "external"]
+"""What rows are to a model; ``external``: labelled images from elsewhere, which no run split."""
 WHOLE_HEAD = ("macro", "micro", "weighted")
 """Labels of a score that is over a whole head and not of one class."""
 
@@ -42,7 +46,7 @@ class Evaluation(Record):
     rows_digest: str
     model: str
     variant: str
-    role: Literal["val", "test"]
+    role: RowsRole
     scores: tuple[Score, ...]
     confusion: Mapping[str, tuple[tuple[int, ...], ...]] = Field(default_factory=dict)
     """Exclusive heads: rows are true classes, columns decisions, in label order."""
@@ -87,3 +91,32 @@ class Choice(Record):
 
     chosen: str
     verdicts: tuple[Verdict, ...]
+
+
+class LeftOut(Record):
+    """Images that were not judged, and why."""
+
+    reason: str
+    images: int
+    examples: tuple[str, ...]
+    """Image ids, five at most."""
+
+
+class ExternalEvaluation(Record):
+    """What a finished model is worth on labelled images from elsewhere."""
+
+    model: str
+    dataset: str
+    """The dataset whose reader listed the images."""
+    source: Source
+    images: int
+    """That were listed."""
+    left_out: tuple[LeftOut, ...]
+    judged: int
+    groups: int
+    compared: int | None
+    """Images that the model was fitted on, with which these were compared; None where those are not known."""
+    notes: tuple[str, ...]
+    """Facts without which the scores would be misread."""
+    findings: tuple[Finding, ...]
+    evaluation: Evaluation

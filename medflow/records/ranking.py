@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from medflow.records.base import Record
+from medflow.records.evaluation import RowsRole
 
 
 class Ranked(Record):
@@ -27,7 +28,7 @@ class Ranked(Record):
 
 class Ranking(Record):
     dataset: str
-    role: Literal["val", "test"]
+    role: RowsRole
     rows_digest: str
     head: str
     metric: str

@@ -30,7 +30,7 @@ def overlays(
     """
     figure, axes = _grid(len(images))
     scores = np.full((len(images), 2), np.nan)
-    if predicted is not None and len(images):
+    if predicted is not None and has_mask.any():
         scores[has_mask] = overlap(predicted[has_mask], true[has_mask])
     for place, axis in enumerate(axes[: len(images)]):
         said = f", Dice {scores[place, 0]:.2f}" if not np.isnan(scores[place, 0]) else ""
