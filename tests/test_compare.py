@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import numpy as np
 import pytest
 from scored import INDEPENDENT, predictions
 
-from medflow import paired
+from medflow import cli, paired
 from medflow.compare import Contender, Wanted, numbered, rank
 from medflow.config.sections import EvaluateConfig
 from medflow.errors import ConfigError, DataError
 from medflow.evaluate import scores
+from medflow.platform import comparing
 from medflow.records import Evaluation, Predictions, Ranking
 from medflow.report.ranking import forest, ranking_page
 
@@ -127,3 +131,33 @@ def test_the_page_names_the_winner_and_warns_of_test_rows():
 
 def test_names_that_stand_twice_are_numbered():
     assert numbered(["a", "b", "a"]) == ["a #1", "b", "a #2"]
+
+
+def test_several_metrics_stand_beside_the_one_that_ranks():
+    models = [contender("one", said(1.0)), contender("two", said(0.2))]
+    by = {metric: rank("d", models, Wanted(metric, resamples=100)) for metric in ("auroc", "brier", "f1")}
+    page = ranking_page(by["auroc"], [by["brier"], by["f1"]])
+    [table] = re.findall(r"<h2>Every metric</h2>.*?</table>", page, re.DOTALL)
+    assert re.findall("<th>([^<]+)", table) == ["model", *(ranking.what() for ranking in by.values())]
+    for name in ("one", "two"):
+        values = [f"{ranking.of(name).value:.4f}" for ranking in by.values()]
+        cells = "".join(f'<td class="number">{value}</td>' for value in values)
+        assert f"<td>{name}</td>{cells}" in table
+    assert "Every metric" not in ranking_page(by["auroc"])
+    assert by["auroc"].of("three") is None
+
+
+def test_the_verb_takes_a_metric_again_and_again(monkeypatch, tmp_path, capfd):
+    """What lies between the command line and the store; the rest is in test_tune.py."""
+    models = (contender("one", said(1.0)), contender("two", said(0.2)))
+    monkeypatch.setattr(comparing, "contenders", lambda name, role: models)
+    monkeypatch.chdir(tmp_path)
+    assert cli.run(["compare", "phantom", "--metric", "auroc", "--metric", "f1", "--metric", "brier"]) == 0
+    header, first, second = capfd.readouterr().out.splitlines()[:3]
+    assert header.split("verdict")[1].split() == ["findings", "f1", "(macro)", "findings", "brier", "(macro)"]
+    assert first.split()[1] == "one" and second.split()[1] == "two"
+    assert f"{models[0].evaluation.score('f1').value:.4f} (" in first
+    assert cli.run(["compare", "phantom", "--metric", "brier", "--metric", "f1", "--json"]) == 0
+    told = json.loads(capfd.readouterr().out)
+    assert (told["metric"], [item["metric"] for item in told["also"]]) == ("brier", ["f1"])
+    assert cli.run(["compare", "phantom", "--metric", "auroc", "--metric", "nope"]) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -157,7 +158,14 @@ def _short(value: Any) -> str:
 
 def compare(
     dataset: Name,
-    metric: Annotated[str, typer.Option(help="Any metric of the evaluations, such as auroc, f1, dice, ece.")] = "auroc",
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Any metric of the evaluations, such as auroc, f1, dice, ece; again for a column more. "
+            "The first one ranks. [default: auroc]",
+            show_default=False,
+        ),
+    ] = None,
     head: Annotated[
         str | None, typer.Option(help="Which head, where several have the metric.", show_default=False)
     ] = None,
@@ -169,7 +177,7 @@ def compare(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Rank the models of a dataset by one metric.
+    """Rank the models of a dataset by a metric, and show others beside it.
 
     Value and interval of each, and its paired difference to the best on the same rows; ties are called ties.
     What was measured on other rows is listed apart. Choose by validation rows: test rows only confirm.
@@ -178,6 +186,7 @@ def compare(
     Examples:
       medflow compare phantom
       medflow compare phantom --metric dice --out dice.html
+      medflow compare covid_radiography --metric balanced_accuracy --metric f1 --metric dice
       medflow compare covid_radiography --metric f1 --label COVID --json | jq -r .winner
       medflow compare phantom --rows test
     """
@@ -187,30 +196,39 @@ def compare(
     from medflow.platform import comparing
     from medflow.report.ranking import ranking_page
 
-    wanted = Wanted(metric=metric, head=head, label=label)
-    ranking = rank(name, comparing.contenders(name, "val" if rows is Rows.val else "test"), wanted)
+    found = comparing.contenders(name, "val" if rows is Rows.val else "test")
+    wanted = [Wanted(metric=one, head=head, label=label) for one in dict.fromkeys(metric or ["auroc"])]
+    ranking, *also = (rank(name, found, one) for one in wanted)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
-    part.write_text(ranking_page(ranking), encoding="utf-8")
+    part.write_text(ranking_page(ranking, also), encoding="utf-8")
     part.replace(path)
     if as_json:
-        told = ranking.model_dump(mode="json")
-        output.emit_json({**told, "winner": ranking.winner(), "page": str(path.absolute())})
+        told, others = ranking.model_dump(mode="json"), [item.model_dump(mode="json") for item in also]
+        output.emit_json({**told, "winner": ranking.winner(), "also": others, "page": str(path.absolute())})
         return
-    _tell_ranking(ranking)
+    _tell_ranking(ranking, also)
     output.emit(f"wrote {path}")
 
 
-def _tell_ranking(ranking: Ranking) -> None:
+def _tell_ranking(ranking: Ranking, also: Sequence[Ranking]) -> None:
     table = [
         (place, item.name, item.variant, f"{item.value:.4f}", f"{item.low:.4f} to {item.high:.4f}",
-         f"{item.difference:+.4f}", f"{item.difference_low:+.4f} to {item.difference_high:+.4f}", item.verdict)
+         f"{item.difference:+.4f}", f"{item.difference_low:+.4f} to {item.difference_high:+.4f}", item.verdict,
+         *(_beside(other, item.name) for other in also))
         for place, item in enumerate(ranking.ranked, start=1)
     ]  # fmt: skip
-    what = f"{ranking.head} {ranking.metric} ({ranking.label})"
-    output.emit_table(("", "model", "variant", what, "interval", "to the best", "interval", "verdict"), table)
+    header = ("", "model", "variant", ranking.what(), "interval", "to the best", "interval", "verdict")
+    output.emit_table((*header, *(other.what() for other in also)), table)
     for words in ranking.apart:
         output.emit(f"not ranked: {words}")
+    if also:
+        output.emit(f"ranked by {ranking.what()}; an interval stands in brackets")
     output.emit(f"\n{ranking.winner()} ({ranking.ranked[0].n} {ranking.role} rows)")
     if ranking.role == "test":
         output.emit("these are test rows: pick by validation rows, or none are left to judge by")
+
+
+def _beside(ranking: Ranking, name: str) -> str:
+    found = ranking.of(name)
+    return "" if found is None else f"{found.value:.4f} ({found.low:.4f} to {found.high:.4f})"

@@ -39,6 +39,14 @@ class Ranking(Record):
     apart: tuple[str, ...] = ()
     """What could not be ranked with them, and why."""
 
+    def what(self) -> str:
+        """What it is by, in words."""
+        return f"{self.head} {self.metric} ({self.label})"
+
+    def of(self, name: str) -> Ranked | None:
+        """The place of one model; None where it could not be ranked."""
+        return next((item for item in self.ranked if item.name == name), None)
+
     def winner(self) -> str:
         """The outcome in one sentence."""
         best = self.ranked[0]
