@@ -8,13 +8,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := $(VENV)/.packages
 INSTALLED := $(VENV)/.installed
+OVERLAY ?= dev
 export REGISTRY TAG
 
 # Two processes, each with a state folder of its own; a file of tests stays in one, so that what it made is made once.
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-kubernetes bench table-systems lint images
+.PHONY: help setup demo test test-slow test-kubernetes bench table-systems lint images secrets platform
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +51,12 @@ images:  ## build all images and push them: REGISTRY=127.0.0.1:5000 TAG=(the com
 
 image-%:  ## likewise one of step, serving, zenml, mlflow, mariadb, postgres
 	@infra/docker/images.sh $*
+
+secrets:  ## passwords and keys for the servers, made in the cluster; AWS_* give the object store's
+	@infra/scripts/make-secrets
+
+platform:  ## ZenML and MLflow servers, rights and limits, from the overlay dev, gpu or production: OVERLAY=dev
+	@infra/scripts/apply $(OVERLAY)
 
 $(PACKAGES): requirements.lock
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) was not found"; \

@@ -6,11 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 REGISTRY=${REGISTRY:-127.0.0.1:5000}
-if [ -z "${TAG:-}" ]; then
-    TAG=$(git rev-parse --short HEAD)
-    changes=$(git diff HEAD)
-    [ -z "$changes" ] || TAG=$TAG-$(sha256sum <<<"$changes" | head -c 8)
-fi
+TAG=${TAG:-$(infra/scripts/tag)}
 
 folder() { # the folder of an image's Dockerfile
     case $1 in
