@@ -128,6 +128,19 @@ def test_secrets_come_by_reference(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_example_names_every_secret_and_no_value(overlay: str) -> None:
+    keys = {path.stem: path.read_text().splitlines() for path in (SOURCES / "secrets.example").glob("*.env")}
+    assert all(line.endswith("=") for lines in keys.values() for line in lines)
+    for who, pod in _templates(overlay):
+        for container in containers(pod):
+            for variable in container.get("env", []):
+                wanted = variable.get("valueFrom", {}).get("secretKeyRef")
+                assert wanted is None or f"{wanted['key']}=" in keys[wanted["name"]], who
+            for source in container.get("envFrom", []):
+                assert "secretRef" not in source or source["secretRef"]["name"] in keys, who
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_reference_has_what_it_refers_to(overlay: str) -> None:
     everything = rendered(overlay)
     there = {(document["kind"], document["metadata"]["name"]) for document in everything}
