@@ -9,9 +9,11 @@ Groups
     what the other two tell, and a finding says so.
 
 Roles that are given
-    A group that ``Placement`` names keeps its role; only new groups are placed, towards the wanted shares.
-    Where rows with different roles turn out to be one group, the whole group goes to the strictest of them,
-    test before val before train: what a model was or will be tested on is never trained on.
+    A row that ``Placement`` knows, by its group, its id or its bytes, keeps its role; only new groups are placed,
+    towards the wanted shares. Where that gives one row several roles, or rows with different roles turn out to be
+    one group, the whole group goes to the strictest of them, test before val before train: what a model was or
+    will be tested on is never trained on. A finding counts the rows that so leave a part.
+    A draw by other settings is a new one: a finding counts the rows that were test before and are learnt from now.
     The same rule serves official lists that cut a group: the group goes to test whole, and a finding counts
     it. So an official test part may gain rows, never lose one. A row that no list names counts as train.
 
@@ -33,12 +35,12 @@ import numpy as np
 from medflow.config.sections import SplitConfig
 from medflow.duplicates import connected, near_duplicate_groups
 from medflow.errors import SplitError
+from medflow.placement import ROLES, TEST, TRAIN, VAL, placed_rows
 from medflow.records import Finding, HeadSpec, Manifest, Placement, Record, Split
 from medflow.stratify import FREE, lacking, place
 
-Role = Literal["train", "val", "test"]
-ROLES: tuple[Role, Role, Role] = ("train", "val", "test")
-TRAIN, VAL, TEST = range(3)
+LISTED = "images of groups that official lists cut; each group went whole to"
+JOINED = "images that lay in another part before, of groups joined or known otherwise since; each went whole to"
 LEAST_OFFICIAL_VAL = 0.5
 """An official val below this part of the wanted share is topped up."""
 
@@ -89,12 +91,6 @@ class _Groups:
         np.maximum.at(highest, self.of_row, roles)
         return highest
 
-    def torn(self, roles: np.ndarray) -> np.ndarray:
-        """bool (groups,): rows of the group have different roles, rows without one aside."""
-        lowest = np.full(len(self), len(ROLES), dtype=np.int64)
-        np.minimum.at(lowest, self.of_row, np.where(roles == FREE, len(ROLES), roles))
-        return lowest < self.strictest(roles)
-
 
 def split(manifest: Manifest, placement: Placement, config: SplitConfig) -> Split:
     """Divide ``manifest`` by ``config``, starting from the roles of ``placement``.
@@ -106,38 +102,24 @@ def split(manifest: Manifest, placement: Placement, config: SplitConfig) -> Spli
     unknown = _unknown_groups(manifest, config)
     groups = _merge(manifest, config.near_duplicate_bits)
     strata = _strata(manifest)
-    placed = _placed_rows(manifest, placement)
+    placed = placed_rows(manifest, placement)
+    kept = groups.strictest(placed.max(axis=1))
     listed = _official_rows(manifest) if config.official else np.full(len(manifest), FREE)
-    fixed = np.maximum(groups.strictest(placed), groups.strictest(listed))
+    fixed = np.maximum(kept, groups.strictest(listed))
     if config.official:
-        roles = _follow_lists(groups, strata, fixed, groups.strictest(placed) != FREE, config)
+        roles = _follow_lists(groups, strata, fixed, kept != FREE, config)
     else:
         fractions = (config.train, config.val, config.test)
         counts = groups.counts(strata.rows)
         roles = place(counts, groups.sizes(), fractions, fixed=fixed, required=strata.required, seed=config.seed)
-    _refuse_missing(groups, strata, roles, config)
+    _refuse_missing(manifest, groups, strata, roles, config)
     findings = (
         *unknown,
-        *_moved("split_official", "images of groups that official lists cut; each group went whole to", groups, listed),
-        *_moved(
-            "split_placement", "images of groups joined since they were placed; each went whole to", groups, placed
-        ),
+        *_moved("split_official", "info", LISTED, groups, listed[:, None]),
+        *_moved("split_placement", "warning", JOINED, groups, placed),
+        *_drawn_anew(manifest, roles[groups.of_row], placement),
     )
     return _parts(manifest, groups, roles, findings)
-
-
-def placement_of(manifest: Manifest, parts: Split) -> Placement:
-    """The placement that a later split starts from: the role of every group in ``manifest``, before merging.
-
-    Merged names alone would not do: a group whose link to the others is gone next time must be found too.
-    """
-    by_image = {
-        image_id: role
-        for role, part in zip(ROLES, (parts.train, parts.val, parts.test), strict=True)
-        for image_id in part.column("image_id").tolist()
-    }
-    pairs = zip(manifest.groups().tolist(), manifest.column("image_id").tolist(), strict=True)
-    return Placement(roles={group: by_image[image_id] for group, image_id in pairs if image_id in by_image})
 
 
 def merged_groups(manifest: Manifest, near_duplicate_bits: int) -> np.ndarray:
@@ -258,16 +240,6 @@ def _mask_strata(head: HeadSpec, manifest: Manifest, required: bool) -> list[tup
 # -- roles ---------------------------------------------------------------------------------------
 
 
-def _placed_rows(manifest: Manifest, placement: Placement) -> np.ndarray:
-    """Role that ``placement`` gives to each row's own group, int64 (N,), or ``FREE``.
-
-    A row whose group was unknown when it was placed stands there by its id.
-    """
-    roles = {group: ROLES.index(role) for group, role in placement.roles.items()}
-    names = zip(manifest.groups().tolist(), manifest.column("image_id").tolist(), strict=True)
-    return np.array([max(roles.get(name, FREE) for name in pair) for pair in names], dtype=np.int64)
-
-
 def _official_rows(manifest: Manifest) -> np.ndarray:
     official = manifest.column("official_split").tolist()
     if "test" not in official or "train" not in official:
@@ -301,24 +273,35 @@ def _follow_lists(
     return roles
 
 
-def _refuse_missing(groups: _Groups, strata: _Strata, roles: np.ndarray, config: SplitConfig) -> None:
+def _refuse_missing(
+    manifest: Manifest, groups: _Groups, strata: _Strata, roles: np.ndarray, config: SplitConfig
+) -> None:
     counts = groups.counts(strata.rows)
     missing = lacking(roles, counts, len(ROLES)) & strata.required
     if not missing.any():
         return
-    stratum = int(np.flatnonzero(missing.any(axis=0))[0])
-    name, members = strata.names[stratum], counts[:, stratum] > 0
-    there = ", ".join(f"{role} {int((members & (roles == part)).sum())}" for part, role in enumerate(ROLES))
-    images, total = int(counts[:, stratum].sum()), int(members.sum())
-    cause = "a class needs at least 3 groups" if total < len(ROLES) else "they cannot be spread over three parts"
+    classes = np.flatnonzero(missing.any(axis=0)).tolist()
+    first, *others = classes
+    there = ", ".join(
+        f"{role} {int(((counts[:, first] > 0) & (roles == part)).sum())}" for part, role in enumerate(ROLES)
+    )
+    also = "".join(f"; nor is {strata.names[item]}: {_held(counts[:, item])}" for item in others)
+    fewest = min(int((counts[:, item] > 0).sum()) for item in classes)
+    cause = "a class needs at least 3 groups" if fewest < len(ROLES) else "they cannot be spread over three parts"
     raise SplitError(
-        f"class {name} is not in every part: {images} images in {total} groups ({there}); {cause}",
-        hint=_hint(total, config),
+        f"class {strata.names[first]} is not in every part: {_held(counts[:, first])} ({there}){also}; {cause}",
+        hint=_hint(manifest, fewest, config),
     )
 
 
-def _hint(total: int, config: SplitConfig) -> str:
-    if total < len(ROLES):
+def _held(counts: np.ndarray) -> str:
+    return f"{int(counts.sum())} images in {int((counts > 0).sum())} groups"
+
+
+def _hint(manifest: Manifest, fewest: int, config: SplitConfig) -> str:
+    if fewest < len(ROLES):
+        if manifest.source is not None and manifest.source.generated is not None:
+            return f"generate more, such as source.images={2 * manifest.source.generated.images}"
         return "add images of other patients, or leave the class out of the dataset"
     if config.official:
         return "set split.official=false to draw a split by group"
@@ -328,18 +311,40 @@ def _hint(total: int, config: SplitConfig) -> str:
 # -- parts ---------------------------------------------------------------------------------------
 
 
-def _moved(check: str, message: str, groups: _Groups, given: np.ndarray) -> tuple[Finding, ...]:
-    """One finding for each role that took whole groups of which some rows were given another."""
-    torn, went = groups.torn(given), groups.strictest(given)
+def _moved(
+    check: str, severity: Literal["warning", "info"], message: str, groups: _Groups, given: np.ndarray
+) -> tuple[Finding, ...]:
+    """One finding for each role that took whole groups of which some rows were given another; ``given`` (N, ways)."""
+    least = np.where(given == FREE, len(ROLES), given).min(axis=1)
+    went = groups.strictest(given.max(axis=1))
     findings = []
     for role in (VAL, TEST):
-        moved = np.flatnonzero(torn & (went == role))
-        rows = np.isin(groups.of_row, moved) & (given != role) & (given != FREE)
+        rows = (went[groups.of_row] == role) & (least < role)
+        moved = np.unique(groups.of_row[rows])
         if len(moved):
             names = tuple(groups.names[moved][:5].tolist())
             text = f"{message} {ROLES[role]} ({len(moved)} groups)"
-            findings.append(Finding(check=check, severity="info", message=text, count=int(rows.sum()), examples=names))
+            found = Finding(check=check, severity=severity, message=text, count=int(rows.sum()), examples=names)
+            findings.append(found)
     return tuple(findings)
+
+
+def _drawn_anew(manifest: Manifest, roles: np.ndarray, placement: Placement) -> tuple[Finding, ...]:
+    """One finding over the rows that were test under other settings and are learnt from under these."""
+    once = frozenset(placement.once_test)
+    ids, digests = manifest.column("image_id").tolist(), manifest.column("sha256").tolist()
+    was_test = np.array([bool(once & {image, digest}) for image, digest in zip(ids, digests, strict=True)], dtype=bool)
+    moved = was_test & (roles != TEST)
+    if not moved.any():
+        return ()
+    message = (
+        "images that were test under the split settings of an earlier run are now in train or val: models of either "
+        "draw are compared on rows alone that neither learnt from"
+    )
+    examples = tuple(sorted(manifest.column("image_id")[moved].tolist())[:5])
+    return (
+        Finding(check="split_redrawn", severity="warning", message=message, count=int(moved.sum()), examples=examples),
+    )
 
 
 def _parts(manifest: Manifest, groups: _Groups, roles: np.ndarray, findings: tuple[Finding, ...]) -> Split:

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from medflow.config.sections import SplitConfig
 from medflow.duplicates import near_duplicate_groups
 from medflow.errors import SplitError
-from medflow.records import MANIFEST_COLUMNS, DatasetCard, HeadSpec, Manifest, Placement, Split
-from medflow.split import ROLES, placement_of, split, split_summary
+from medflow.placement import ROLES, loosens, once_test, placement_of, strictest
+from medflow.records import MANIFEST_COLUMNS, DatasetCard, Generated, HeadSpec, Manifest, Placement, Source, Split
+from medflow.split import split, split_summary
 
 SAMPLES = Path(os.environ.get("MEDFLOW_SAMPLES", Path(__file__).parents[2] / "shared" / "data"))
 CLASSES = HeadSpec(kind="exclusive", name="finding", labels=("a", "b", "c"))
@@ -299,6 +300,21 @@ def test_a_class_in_two_groups_is_named_with_its_counts() -> None:
         split(manifest, Placement(), SplitConfig())
 
 
+def test_every_class_that_lacks_groups_is_named_and_a_twin_is_told_to_be_larger() -> None:
+    manifest = classed(
+        [0] * 20 + [1] * 4 + [2] * 2, group=[f"g{n}" for n in range(20)] + ["x", "x", "y", "y", "z", "z"]
+    )
+    with pytest.raises(SplitError) as refused:
+        split(manifest, Placement(), SplitConfig())
+    assert "class finding.b is not in every part: 4 images in 2 groups" in refused.value.message
+    assert "nor is finding.c: 2 images in 1 groups; a class needs at least 3 groups" in refused.value.message
+    assert "add images of other patients" in refused.value.hint
+    source = Source(kind="generated", fingerprint="f", generated=Generated(images=26))
+    with pytest.raises(SplitError) as refused:
+        split(replace(manifest, source=source), Placement(), SplitConfig())
+    assert refused.value.hint == "generate more, such as source.images=52"
+
+
 def test_a_class_in_three_groups_is_in_every_part() -> None:
     manifest = classed([0, 1] * 20 + [2] * 5, group=[f"g{n}" for n in range(40)] + ["x", "x", "x", "y", "z"])
     for seed in range(5):
@@ -342,6 +358,69 @@ def test_a_link_that_is_gone_next_time_is_remembered() -> None:
     assert placement.roles["i000001"] == "test"
     without = manifest.take(np.arange(1, 60))
     assert roles_of(split(without, placement, SplitConfig(seed=4)))["i000001"] == "test"
+
+
+@settings(max_examples=30, deadline=None)
+@given(manifests(), st.randoms(use_true_random=False), st.integers(0, 3))
+def test_an_image_once_in_test_is_never_learnt_from_however_it_is_known(manifest: Manifest, random, seed: int) -> None:
+    """Of group, id and bytes any two may be others next time, or unknown, and rows may go."""
+    first = split(manifest, Placement(), SplitConfig())
+    later = manifest.take([*range(36), *(row for row in range(36, len(manifest)) if random.random() < 0.7)])
+    changed: dict[str, list[str | None]] = {"group": [], "image_id": [], "sha256": []}
+    for number, row in enumerate(later.table.to_pylist()):
+        other = {"group": random.choice([None, f"new{number}"]), "image_id": f"new{number}", "sha256": None}
+        kept = random.choice(sorted(changed))
+        for name in changed:
+            changed[name].append(row[name] if name == kept else other[name])
+    table = later.table
+    for name, values in changed.items():
+        table = table.set_column(table.column_names.index(name), name, pyarrow.array(values, type=pyarrow.string()))
+    renamed = replace(later, table=table)
+    known = placement_of(manifest, first)
+    again = split(renamed, known, SplitConfig(seed=seed, allow_missing_groups=True))
+    before, after = roles_of(first), roles_of(again)
+    for old, new in zip(later.column("image_id"), changed["image_id"], strict=True):
+        assert ROLES.index(after[new]) >= ROLES.index(before[old])
+    assert not loosens(placement_of(renamed, again), known)
+
+
+def test_a_row_that_two_placements_claim_goes_to_the_stricter_and_is_told() -> None:
+    placed = Placement(roles={"i000000": "train"}, contents={f"{0:064x}": "test"})
+    result = split(classed([0, 1, 2] * 20), placed, SplitConfig())
+    assert roles_of(result)["i000000"] == "test"
+    (told,) = result.train.findings
+    assert (told.check, told.severity, told.count, told.examples) == ("split_placement", "warning", 1, ("i000000",))
+
+
+def test_rows_that_were_test_under_other_settings_are_counted() -> None:
+    manifest = classed([0, 1, 2] * 40)
+    first = split(manifest, Placement(), SplitConfig())
+    fresh = Placement(once_test=once_test(first.test))
+    again = split(manifest, fresh, SplitConfig(seed=1))
+    assert roles_of(again) == roles_of(split(manifest, Placement(), SplitConfig(seed=1)))
+    now = roles_of(again)
+    moved = [image for image, role in roles_of(first).items() if role == "test" and now[image] != "test"]
+    (told,) = again.train.findings
+    assert (told.check, told.severity, told.count) == ("split_redrawn", "warning", len(moved))
+    assert set(told.examples) <= set(moved)
+
+
+@given(*[st.dictionaries(st.integers(0, 5).map(str), st.sampled_from(ROLES))] * 2)
+def test_the_strictest_of_two_placements_loosens_neither(one: dict[str, str], other: dict[str, str]) -> None:
+    first, second = Placement(roles=one, contents=other), Placement(roles=other, images=one)
+    both = strictest(first, second)
+    assert both == strictest(second, first)
+    assert not loosens(both, first) and not loosens(both, second)
+    assert set(both.roles) == {*one, *other}
+    assert loosens(first, second) == (
+        any(ROLES.index(one[key]) < ROLES.index(other[key]) for key in one.keys() & other)
+    )
+
+
+def test_what_a_placement_remembers_is_no_part_of_its_content() -> None:
+    given_ = Placement(roles={"a": "train"})
+    assert given_.model_copy(update={"remembered": Placement(roles={"a": "test"})}).digest() == given_.digest()
+    assert Placement.model_validate_json('{"roles": {"a": "train"}}') == given_
 
 
 # -- official lists ------------------------------------------------------------------------------

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from zenml import get_step_context
 from zenml.artifact_stores import BaseArtifactStore
+from zenml.config.step_configurations import Step
 
 from medflow.atomic import replacing
+from medflow.errors import PlatformError
 from medflow.home import home
 from medflow.platform import stack
 
@@ -24,6 +26,14 @@ def work_folder() -> Path:
     folder = home() / "work" / _step_key()
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def planned_steps() -> Mapping[str, Step]:
+    """The steps of the running pipeline as they are configured, by name, those to come included."""
+    snapshot = get_step_context().pipeline_run.snapshot
+    if snapshot is None:
+        raise PlatformError("this run has no record of its steps", hint="start it with `medflow run`")
+    return snapshot.step_configurations
 
 
 def checkpoints() -> StoredFiles:

@@ -10,7 +10,7 @@ serving reads ``ModelCard`` from here and has no pyarrow.
 """
 
 from medflow.records.base import BESIDE, Record, Whole, content, digest_of, file_digest
-from medflow.records.dataset import Challenge, DatasetCard, Generated, HeadSpec, Placement, Source
+from medflow.records.dataset import Challenge, DatasetCard, Generated, HeadSpec, Placement, Role, Source
 from medflow.records.evaluation import (
     WHOLE_HEAD,
     Choice,
@@ -84,6 +84,7 @@ __all__ = [
     "Ranking",
     "Record",
     "Recorded",
+    "Role",
     "RowsRole",
     "Score",
     "Shard",

@@ -85,10 +85,26 @@ class Source(Record):
     """Where that file lies."""
 
 
-class Placement(Record):
-    """Group → role that ``split`` starts from. Empty for a source not yet split."""
+Role = Literal["train", "val", "test"]
 
-    roles: Mapping[str, Literal["train", "val", "test"]] = Field(default_factory=dict)
+
+class Placement(Record):
+    """Where groups and images lie already, which ``split`` starts from. Empty for a source not yet split.
+
+    An image is known by its group, by its id and by its bytes: any of them may be another, or unknown, the next time.
+    """
+
+    roles: Mapping[str, Role] = Field(default_factory=dict)
+    """By group."""
+    images: Mapping[str, Role] = Field(default_factory=dict)
+    """By image id."""
+    contents: Mapping[str, Role] = Field(default_factory=dict)
+    """By the sha256 of the file's bytes."""
+    once_test: tuple[str, ...] = ()
+    """sha256, or ids where that is unknown, of the images that were test when the dataset was last split by other
+    settings. They keep nothing, and where they go now is told."""
+    remembered: Annotated[Placement | None, BESIDE] = None
+    """Where everything lay in all runs before, where ``split`` is given less so that its result stays what it was."""
 
 
 class Challenge(Record):
