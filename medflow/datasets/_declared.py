@@ -165,17 +165,20 @@ def with_headers(root: Path, rows: Iterable[Row]) -> tuple[tuple[Row, ...], tupl
     if not any(path.suffix.lower() in DICOM_SUFFIXES for path in paths):
         return ordered, ()
     from medflow.datasets._dicom import described  # it imports pydicom, which most datasets do not need
+    from medflow.datasets._header_groups import groups_of
 
     headers = described(root, paths)
-    return tuple(_complete(row, headers.facts.get(row.path)) for row in ordered), headers.findings
+    groups, findings = groups_of(ordered, headers.facts)
+    whole = (_complete(row, group, headers.facts.get(row.path)) for row, group in zip(ordered, groups, strict=True))
+    return tuple(whole), (*headers.findings, *findings)
 
 
-def _complete(row: Row, header: DicomFacts | None) -> Row:
+def _complete(row: Row, group: str | None, header: DicomFacts | None) -> Row:
     if header is None:
-        return row
+        return replace(row, group=group)
     return replace(
         row,
-        group=row.group or header.group,
+        group=group,
         age=header.age if row.age is None else row.age,
         sex=row.sex or header.sex,
         view=row.view or header.view,
