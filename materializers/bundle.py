@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from zenml.enums import ArtifactType
 
 from materializers._base import Indexed
-from medflow.records import Bundle, Challenge, Incumbent
+from medflow.records import NOT_TOLD, Bundle, Challenge, Incumbent, Past
 
 
 class BundleMaterializer(Indexed):
@@ -38,20 +38,24 @@ class IncumbentMaterializer(Indexed):
     ASSOCIATED_ARTIFACT_TYPE: ClassVar[ArtifactType] = ArtifactType.MODEL
 
     CHALLENGE: ClassVar[str] = "challenge.json"
+    PAST: ClassVar[str] = "past.json"
     FOLDER: ClassVar[str] = "bundle"
 
     def save(self, data: Incumbent) -> None:
         with tempfile.TemporaryDirectory(prefix="medflow-") as folder:
             root = Path(folder)
             (root / self.CHALLENGE).write_text(data.challenge.model_dump_json())
+            (root / self.PAST).write_text(data.past.model_dump_json())
             copied = data.bundle.copy_to(root / self.FOLDER).files() if data.bundle else ()
-            self.put_folder(root, (root / self.CHALLENGE, *copied))
+            self.put_folder(root, (root / self.CHALLENGE, root / self.PAST, *copied))
 
     def load(self, data_type: type[Incumbent]) -> Incumbent:
         root = self.get_folder()
         challenge = Challenge.model_validate_json((root / self.CHALLENGE).read_text())
         folder = root / self.FOLDER
-        return Incumbent(challenge=challenge, bundle=Bundle.open(folder) if folder.exists() else None)
+        told = root / self.PAST  # older artifacts have none
+        past = Past.model_validate_json(told.read_text()) if told.exists() else NOT_TOLD
+        return Incumbent(challenge=challenge, bundle=Bundle.open(folder) if folder.exists() else None, past=past)
 
     def pages(self, data: Incumbent) -> Mapping[str, bytes | str]:
         return {"challenge.json": data.challenge.model_dump_json(indent=1)}

@@ -17,7 +17,19 @@ from medflow.config.sections import EvaluateConfig
 from medflow.decisions import decide, probabilities
 from medflow.errors import DataError
 from medflow.progress import say, track
-from medflow.records import Bundle, Evaluation, HeadSpec, Incumbent, Manifest, Pixels, Predictions, RowsRole, Score
+from medflow.records import (
+    Bundle,
+    Evaluation,
+    HeadSpec,
+    Incumbent,
+    Manifest,
+    Pixels,
+    Predictions,
+    RowsRole,
+    Score,
+    Unseen,
+)
+from medflow.unseen import unseen_of, unseen_rows
 
 if TYPE_CHECKING:
     from medflow.pixels import Store
@@ -55,19 +67,38 @@ def evaluate(
     return Evaluated(evaluation=measure(bundle, predictions, config, role), predictions=predictions)
 
 
-def evaluate_incumbent(incumbent: Incumbent, rows: Manifest, pixels: Pixels, config: EvaluateConfig) -> Evaluated:
-    """The bundle that holds the stage, on the candidate's test rows.
+@dataclass(frozen=True)
+class Heard:
+    """What the incumbent is worth, on the test rows that it never learnt from."""
 
-    Without scores and rows where there is no such bundle, or where it cannot read these rows (another input size,
-    other labels). ``promote`` tells the two apart by the challenge, and takes no stage from a holder unheard.
+    evaluation: Evaluation
+    predictions: Predictions
+    unseen: Unseen
+
+
+def evaluate_incumbent(
+    incumbent: Incumbent, rows: Manifest, listed: Manifest, pixels: Pixels, config: EvaluateConfig, *, bits: int
+) -> Heard:
+    """The bundle that holds the stage, on those of the candidate's test rows that it never learnt from.
+
+    ``listed`` and ``bits`` as in ``unseen_rows``. Without scores and rows where there is no such bundle, where it is
+    not known what it learnt from or it learnt from all rows, or where it cannot read them (another input size, other
+    labels). ``promote`` tells these apart, and takes no stage from a holder unheard.
     """
-    if incumbent.bundle is None:
-        return _unheard("none", rows)
+    bundle, past = incumbent.bundle, incumbent.past
+    unseen = np.zeros(len(rows), dtype=bool) if past.unknown else unseen_rows(rows, listed, past, bits)
+    kept = rows.take(np.flatnonzero(unseen))
+    told = unseen_of(rows, kept, past)
+    if bundle is None:
+        return _unheard("none", kept, told)
+    if not len(kept):
+        return _unheard(bundle.digest(), kept, told)
     try:
-        return evaluate(incumbent.bundle, rows, pixels, config, "test")
+        found = evaluate(bundle, kept, pixels, config, "test")
     except DataError as error:
-        say(f"the incumbent {incumbent.bundle.card.name} cannot be evaluated: {error.message}; {error.hint}")
-        return _unheard(incumbent.bundle.digest(), rows)
+        say(f"the incumbent {bundle.card.name} cannot be evaluated: {error.message}; {error.hint}")
+        return _unheard(bundle.digest(), kept, told)
+    return Heard(found.evaluation, found.predictions, told)
 
 
 def predict(bundle: Bundle, rows: Manifest, pixels: Pixels, *, batch_size: int = 32) -> Predictions:
@@ -177,10 +208,11 @@ def _drawn(rows: Manifest, count: int, seed: int, *, prefer: np.ndarray) -> np.n
     return np.sort(order[:count])
 
 
-def _unheard(bundle_digest: str, rows: Manifest) -> Evaluated:
+def _unheard(bundle_digest: str, rows: Manifest, unseen: Unseen) -> Heard:
     digest = rows.digest()
     nothing = np.array([], dtype=object)
-    return Evaluated(
+    return Heard(
+        unseen=unseen,
         evaluation=Evaluation(
             bundle_digest=bundle_digest, rows_digest=digest, model="", variant="", role="test", scores=()
         ),

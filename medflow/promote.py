@@ -3,6 +3,7 @@
 The candidate must reach the floors with the lower end of its intervals, and must not be worse than the incumbent
 by more than the margin: the interval of the difference on the same images, resampled by group for both at once,
 lies wholly above minus the margin (non-inferiority; Piaggio et al. 2012, doi 10.1001/jama.2012.87802).
+Both are compared on test rows that neither learnt from, and not at all where that is unknown or too few are left.
 Each head is compared: label heads by the configured metric, mask heads by Dice.
 """
 
@@ -10,12 +11,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from medflow import metrics, paired
 from medflow.config.sections import Floor, PromoteConfig, RunConfig
 from medflow.errors import ConfigError, DataError
 from medflow.progress import say
-from medflow.records import Challenge, Comparison, Evaluation, HeadSpec, PackageFacts, Predictions, Promotion, Score
+from medflow.records import (
+    Challenge,
+    Comparison,
+    Evaluation,
+    HeadSpec,
+    PackageFacts,
+    Predictions,
+    Promotion,
+    Score,
+    Unseen,
+)
 
 
 def promote(
@@ -26,14 +38,16 @@ def promote(
     package: PackageFacts,
     challenge: Challenge,
     config: PromoteConfig,
+    unseen: Unseen | None,
 ) -> Promotion:
     """The decision with its reasons and comparisons; the first reasons are those that refuse.
 
-    A stage that is held by something that was not evaluated is not taken. Raises DataError where evaluation and
-    predictions do not belong together, or are not on test rows.
+    The incumbent was evaluated on ``unseen``, the test rows that it never learnt from, and the candidate is compared
+    with it there. A stage that is held by something that was not evaluated is not taken. Raises DataError where
+    evaluation and predictions do not belong together, or are not on test rows.
     """
     _check(candidate, candidate_predictions)
-    decide = _Decision(challenge, package)
+    decide = _Decision(challenge, package, unseen)
     if challenge.package_digest == package.content_digest:
         return decide.refused(f"this is the package that already holds {challenge.stage}: identical content")
     passed, failed = _floors(candidate, config)
@@ -42,18 +56,22 @@ def promote(
         if incumbent is not None:
             failed.append(f"nothing is recorded as holding {challenge.stage}, yet an incumbent was evaluated")
         passed.append(f"nothing holds {challenge.stage} yet, so there is nothing to be compared with")
-    elif incumbent is None or incumbent_predictions is None:
+    elif (objection := _unfair(unseen, config)) is not None:
+        failed.append(objection)
+    elif unseen is None or incumbent is None or incumbent_predictions is None:
         holder = challenge.model_version or challenge.package_digest
         failed.append(f"{challenge.stage} is held by {holder}, which could not be evaluated on these test rows")
     else:
         _check(incumbent, incumbent_predictions)
-        unlike = _unlike(candidate_predictions, incumbent_predictions)
+        same = _on_rows_of(candidate_predictions, incumbent_predictions, unseen)
+        unlike = _unlike(same, incumbent_predictions)
         if unlike:
             failed.append(unlike)
         else:
-            comparisons = compare(candidate_predictions, incumbent_predictions, config)
+            comparisons = compare(same, incumbent_predictions, config)
             for comparison in comparisons:
                 (passed if holds(comparison) else failed).append(_in_words(comparison, config.confidence))
+            passed.append(_fair(unseen))
     return decide.made(passed, failed, comparisons)
 
 
@@ -107,13 +125,14 @@ def holds(comparison: Comparison) -> bool:
 
 
 class _Decision:
-    def __init__(self, challenge: Challenge, package: PackageFacts) -> None:
-        self._challenge, self._package = challenge, package
+    def __init__(self, challenge: Challenge, package: PackageFacts, unseen: Unseen | None) -> None:
+        self._challenge, self._package, self._unseen = challenge, package, unseen
 
     def refused(self, reason: str) -> Promotion:
         return self.made([], [reason], ())
 
     def made(self, passed: list[str], failed: list[str], comparisons: tuple[Comparison, ...]) -> Promotion:
+        held = self._challenge.package_digest not in (None, self._package.content_digest)
         verdict = f"promoted to {self._challenge.stage}" if not failed else f"not promoted to {self._challenge.stage}"
         return Promotion(
             promoted=not failed,
@@ -122,6 +141,7 @@ class _Decision:
             candidate=self._package.content_digest,
             incumbent=self._challenge.package_digest,
             comparisons=comparisons,
+            unseen=self._unseen if held else None,
         )
 
 
@@ -194,6 +214,55 @@ def _in_words(item: Comparison, confidence: float) -> str:
     if holds(item):
         return f"{figures}; above minus the margin {item.margin:g}: not inferior"
     return f"{figures}; reaches minus the margin {item.margin:g}: it is not shown that the candidate is no worse"
+
+
+# -- what the incumbent learnt from -----------------------------------------------------------------
+
+BY_HAND = "`medflow promote MODEL` gives the stage by hand"
+
+
+def _unfair(unseen: Unseen | None, config: PromoteConfig) -> str | None:
+    """Why no comparison on these test rows would be fair, or None."""
+    if unseen is None or unseen.unknown:
+        why = unseen.unknown if unseen else "nothing was said of it"
+        return f"what the incumbent learnt from is not known ({why}); it may be these very test images; {BY_HAND}"
+    if unseen.images < unseen.test_images and unseen.groups < config.unseen_groups:
+        return (
+            f"the incumbent learnt from {unseen.test_images - unseen.images} of the {unseen.test_images} test images, "
+            f"or from others of their groups; the {unseen.images} that are left are in {unseen.groups} groups, fewer "
+            f"than promote.unseen_groups={config.unseen_groups}; {BY_HAND}"
+        )
+    return None
+
+
+def _fair(unseen: Unseen) -> str:
+    if unseen.images == unseen.test_images:
+        return f"the incumbent learnt from none of the {unseen.test_images} test images: compared on all of them"
+    return (
+        f"compared on {unseen.images} of the {unseen.test_images} test images ({unseen.groups} of {unseen.test_groups} "
+        "groups): the incumbent learnt from the others, or from others of their groups"
+    )
+
+
+def _on_rows_of(candidate: Predictions, incumbent: Predictions, unseen: Unseen) -> Predictions:
+    """The candidate's predictions of the rows that the incumbent was evaluated on.
+
+    As they are where these are no part of the candidate's, in its order: ``_unlike`` then says so.
+    """
+    place = {str(name): row for row, name in enumerate(candidate.image_id)}
+    rows = [place.get(str(name), -1) for name in incumbent.image_id]
+    fits = (candidate.rows_digest, incumbent.rows_digest) == (unseen.test_rows, unseen.rows)
+    if not fits or rows != sorted(set(rows)) or -1 in rows:
+        return candidate
+    return replace(
+        candidate,
+        rows_digest=incumbent.rows_digest,
+        image_id=candidate.image_id[rows],
+        group=candidate.group[rows],
+        probabilities={head: values[rows] for head, values in candidate.probabilities.items()},
+        targets={head: values[rows] for head, values in candidate.targets.items()},
+        mask_scores={head: values[rows] for head, values in candidate.mask_scores.items()},
+    )
 
 
 # -- what may be compared ------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def training(config: RunConfig):
         rows = parted(config)
         selected = _train(config, rows.train, rows.val, rows.pixels)
         chosen = _compress(config, selected, rows.train, rows.val, rows.pixels)
-        _ship(config, chosen, rows.test, rows.pixels, rows.challenge)
+        _ship(config, chosen, rows)
 
     return medflow_training
 
@@ -52,6 +52,7 @@ class Parted:
     train: Any
     val: Any
     test: Any
+    manifest: Any
     pixels: Any
     challenge: Any
 
@@ -70,7 +71,7 @@ def parted(config: RunConfig) -> Parted:
     )
     valid, _, _ = sound(steps.validate)(manifest=manifest, config=config.validate_)
     train, val, test, _ = sound(steps.split)(valid=valid, placement=placement, config=config.split)
-    return Parted(train=train, val=val, test=test, pixels=pixels, challenge=challenge)
+    return Parted(train=train, val=val, test=test, manifest=manifest, pixels=pixels, challenge=challenge)
 
 
 def sizes(config: RunConfig) -> tuple[int, ...]:
@@ -120,18 +121,19 @@ def _compress(config: RunConfig, selected, train, val, pixels):
     return chosen
 
 
-def _ship(config: RunConfig, chosen, test, pixels, challenge):
+def _ship(config: RunConfig, chosen, parted: Parted):
     evaluation, predictions, _ = sound(steps.evaluate)(
-        bundle=chosen, rows=test, pixels=pixels, config=config.evaluate, role="test", id="evaluate_test"
+        bundle=chosen, rows=parted.test, pixels=parted.pixels, config=config.evaluate, role="test", id="evaluate_test"
     )
     package = sound(steps.package)(bundle=chosen, evaluation=evaluation)
-    incumbent = sound(steps.incumbent)(challenge=challenge, package=package)
-    incumbent_evaluation, incumbent_predictions = sound(steps.evaluate_incumbent)(
-        incumbent=incumbent, rows=test, pixels=pixels, config=config.evaluate
-    )
+    incumbent = sound(steps.incumbent)(challenge=parted.challenge, package=package)
+    incumbent_evaluation, incumbent_predictions, unseen = sound(steps.evaluate_incumbent)(
+        incumbent=incumbent, rows=parted.test, manifest=parted.manifest, pixels=parted.pixels, config=config.evaluate,
+        bits=config.split.near_duplicate_bits,
+    )  # fmt: skip
     promotion = sound(steps.promote)(
         package=package, evaluation=evaluation, predictions=predictions, incumbent_evaluation=incumbent_evaluation,
-        incumbent_predictions=incumbent_predictions, challenge=challenge, config=config.promote,
+        incumbent_predictions=incumbent_predictions, unseen=unseen, challenge=parted.challenge, config=config.promote,
     )  # fmt: skip
     sound(steps.record)(dataset=config.dataset, package=package, evaluation=evaluation, promotion=promotion)
 

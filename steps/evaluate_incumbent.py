@@ -1,4 +1,4 @@
-"""The model in production, on the same test rows as the candidate; nothing where there is none."""
+"""The model in production, on the test rows that it never learnt from; nothing where there is none."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ from typing import Annotated
 from zenml import step
 
 from medflow.config.sections import EvaluateConfig
-from medflow.records import Evaluation, Incumbent, Manifest, Pixels, Predictions
+from medflow.records import Evaluation, Incumbent, Manifest, Pixels, Predictions, Unseen
 
 
 @step
 def evaluate_incumbent(
-    incumbent: Incumbent, rows: Manifest, pixels: Pixels, config: EvaluateConfig
-) -> tuple[Annotated[Evaluation, "incumbent_evaluation"], Annotated[Predictions, "incumbent_predictions"]]:
+    incumbent: Incumbent, rows: Manifest, manifest: Manifest, pixels: Pixels, config: EvaluateConfig, bits: int
+) -> tuple[
+    Annotated[Evaluation, "incumbent_evaluation"],
+    Annotated[Predictions, "incumbent_predictions"],
+    Annotated[Unseen, "unseen"],
+]:
     from medflow import evaluate as evaluation
 
-    evaluated = evaluation.evaluate_incumbent(incumbent, rows, pixels, config)
-    return evaluated.evaluation, evaluated.predictions
+    heard = evaluation.evaluate_incumbent(incumbent, rows, manifest, pixels, config, bits=bits)
+    return heard.evaluation, heard.predictions, heard.unseen

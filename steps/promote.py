@@ -1,4 +1,4 @@
-"""Candidate against incumbent on the same test rows. Never cached."""
+"""Candidate against incumbent on test rows that are new to both. Never cached."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 from zenml import step
 
 from medflow.config.sections import PromoteConfig
-from medflow.records import Challenge, Evaluation, Package, Predictions, Promotion
+from medflow.records import Challenge, Evaluation, Package, Predictions, Promotion, Unseen
 
 
 @step(enable_cache=False)
@@ -17,6 +17,7 @@ def promote(
     predictions: Predictions,
     incumbent_evaluation: Evaluation,
     incumbent_predictions: Predictions,
+    unseen: Unseen,
     challenge: Challenge,
     config: PromoteConfig,
 ) -> Annotated[Promotion, "promotion"]:
@@ -26,5 +27,5 @@ def promote(
     return promoting.promote(
         evaluation, predictions,
         incumbent_evaluation if present else None, incumbent_predictions if present else None,
-        package.facts, challenge, config,
+        package.facts, challenge, config, unseen,
     )  # fmt: skip

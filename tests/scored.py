@@ -21,6 +21,7 @@ from medflow.records import (
     Predictions,
     Score,
     Shard,
+    Unseen,
     file_digest,
 )
 
@@ -71,6 +72,15 @@ def predictions(
         probabilities={head.name: np.asarray(scores, dtype=np.float32)},
         targets={head.name: np.asarray(targets, dtype=np.float32)},
     )
+
+
+def unseen(test: Predictions, left: Predictions | None = None) -> Unseen:
+    """Of test rows, those that an incumbent never learnt from: all where none are given."""
+    left = left or test
+    return Unseen(
+        test_rows=test.rows_digest, test_images=len(test), test_groups=len(set(test.group)),
+        rows=left.rows_digest, images=len(left), groups=len(set(left.group)),
+    )  # fmt: skip
 
 
 def evaluation(

@@ -12,7 +12,7 @@ from medflow import evaluate as evaluation
 from medflow import metrics
 from medflow.config.sections import EvaluateConfig
 from medflow.errors import DataError
-from medflow.records import Bundle, Challenge, Evaluation, Incumbent, Manifest
+from medflow.records import Bundle, Challenge, Evaluation, Incumbent, Manifest, Past
 
 QUICK = EvaluateConfig(resamples=200)
 
@@ -109,20 +109,46 @@ def test_no_rows_and_foreign_rows_are_refused(bundle, data):
 # -- incumbent -----------------------------------------------------------------------------------
 
 
+HELD = Challenge(stage="production")
+
+
 def test_an_incumbent_is_evaluated_on_the_same_rows(evaluated, bundle, data):
-    incumbent = Incumbent(challenge=Challenge(stage="production"), bundle=bundle)
-    again = evaluation.evaluate_incumbent(incumbent, *data, QUICK)
+    rows, pixels = data
+    incumbent = Incumbent(challenge=HELD, bundle=bundle, past=Past(images=("another",)))
+    again = evaluation.evaluate_incumbent(incumbent, rows, rows, pixels, QUICK, bits=3)
     assert again.evaluation.digest() == evaluated.evaluation.digest()
+    assert (again.unseen.images, again.unseen.rows, again.unseen.unknown) == (len(rows), rows.digest(), "")
+
+
+def test_an_incumbent_is_not_evaluated_on_what_it_learnt_from(bundle, data):
+    rows, pixels = data
+    incumbent = Incumbent(challenge=HELD, bundle=bundle, past=Past(images=("image0",), groups=("patient3",)))
+    heard = evaluation.evaluate_incumbent(incumbent, rows, rows, pixels, QUICK, bits=3)
+    assert set(rows.column("image_id")) - set(heard.predictions.image_id) == {"image0", "image1", "image6", "image7"}
+    assert (heard.unseen.test_images, heard.unseen.images) == (len(rows), len(rows) - 4)
+    assert heard.evaluation.rows_digest == heard.unseen.rows != rows.digest()
+
+
+def test_an_incumbent_of_unknown_past_is_not_evaluated(bundle, data):
+    rows, pixels = data
+    heard = evaluation.evaluate_incumbent(Incumbent(challenge=HELD, bundle=bundle), rows, rows, pixels, QUICK, bits=3)
+    assert (heard.evaluation.scores, len(heard.predictions), heard.unseen.images) == ((), 0, 0)
+    assert heard.unseen.unknown
+    everything = Past(images=tuple(rows.column("image_id")))
+    heard = evaluation.evaluate_incumbent(
+        Incumbent(challenge=HELD, bundle=bundle, past=everything), rows, rows, pixels, QUICK, bits=3
+    )
+    assert (heard.evaluation.scores, heard.unseen.images, heard.unseen.unknown) == ((), 0, "")
 
 
 def test_no_incumbent_and_one_that_reads_other_pixels_give_no_scores(bundle, data, capsys):
     rows, pixels = data
-    nothing = evaluation.evaluate_incumbent(Incumbent(challenge=Challenge(stage="production")), rows, pixels, QUICK)
+    nothing = evaluation.evaluate_incumbent(Incumbent(challenge=HELD), rows, rows, pixels, QUICK, bits=3)
     assert (nothing.evaluation.scores, len(nothing.predictions)) == ((), 0)
     spec = bundle.card.preprocess.pixels.model_copy(update={"height": 64, "width": 64})
     card = bundle.card.model_copy(update={"preprocess": bundle.card.preprocess.model_copy(update={"pixels": spec})})
-    other = Incumbent(challenge=Challenge(stage="production"), bundle=Bundle(root=bundle.root, card=card))
-    unheard = evaluation.evaluate_incumbent(other, rows, pixels, QUICK)
+    other = Incumbent(challenge=HELD, bundle=Bundle(root=bundle.root, card=card), past=Past())
+    unheard = evaluation.evaluate_incumbent(other, rows, rows, pixels, QUICK, bits=3)
     assert (unheard.evaluation.scores, len(unheard.predictions)) == ((), 0)
     assert "add 64 to ingest.extra_sizes" in capsys.readouterr().err
 

@@ -129,7 +129,7 @@ def decided(evaluated: evaluating.Evaluated) -> Promotion:
     facts = PackageFacts(tag="t:1", file="t.bento", content_digest="new", bundle_digest="b", bytes=1, bento_sha256="")
     incumbent = Challenge(stage="production", model_version="1", package_digest="old")
     made, said = evaluated.evaluation, evaluated.predictions
-    return promote(made, said, made, said, facts, incumbent, PromoteConfig(resamples=100))
+    return promote(made, said, made, said, facts, incumbent, PromoteConfig(resamples=100), scored.unseen(said))
 
 
 def test_page_of_a_model(card) -> None:

@@ -219,6 +219,7 @@ def test_a_challenger_is_compared_with_the_incumbent_on_the_same_rows(first, sec
     comparison = challenger.promotion.comparisons[0]
     assert comparison.low <= comparison.difference <= comparison.high
     assert challenger.promotion.incumbent == registry.find(first.model).package_digest
+    assert any("learnt from none of the" in reason for reason in challenger.promotion.reasons)
 
 
 def test_new_data_keeps_every_group_in_its_part(first):
@@ -230,6 +231,14 @@ def test_new_data_keeps_every_group_in_its_part(first):
         now = set(after[role][0].load().column("group"))
         assert groups <= now, role
     assert runs.run(small()).steps[3].cached, "the first source is split as it was before"
+
+
+@pytest.mark.slow
+def test_after_a_new_draw_the_incumbent_is_not_judged_on_what_it_learnt(first):
+    redrawn = runs.run(small("split.seed=1")).promotion
+    assert redrawn and not redrawn.promoted and redrawn.comparisons == ()
+    assert redrawn.unseen and redrawn.unseen.images < redrawn.unseen.test_images and not redrawn.unseen.unknown
+    assert "the incumbent learnt from" in redrawn.reasons[1] and "promote.unseen_groups=20" in redrawn.reasons[1]
 
 
 def test_a_failing_step_raises_its_own_error_and_closes_mlflow():

@@ -53,7 +53,8 @@ def evaluated(predictions: Predictions, *, resamples: int = 200) -> Evaluation:
 
 def decided(new: Predictions, old: Predictions | None, challenge: Challenge = HELD, config: PromoteConfig = QUICK):
     incumbent = evaluated(old) if old is not None else None
-    return promote(evaluated(new), new, incumbent, old, package(), challenge, config)
+    left = old if old is not None and len(old) < len(new) else new
+    return promote(evaluated(new), new, incumbent, old, package(), challenge, config, scored.unseen(new, left))
 
 
 # -- without an incumbent ------------------------------------------------------------------------
@@ -133,7 +134,7 @@ def test_an_undefined_floor_is_not_reached():
 
 def test_identical_content_promotes_nothing_however_good():
     new = said(5.0)
-    result = promote(evaluated(new), new, None, None, package("old"), HELD, QUICK)
+    result = promote(evaluated(new), new, None, None, package("old"), HELD, QUICK, None)
     assert not result.promoted
     assert "identical content" in result.reasons[1]
 
@@ -210,6 +211,48 @@ def test_an_incumbent_that_could_not_be_evaluated_keeps_its_stage():
     assert "held by 4, which could not be evaluated" in result.reasons[1]
 
 
+def part_of(predictions: Predictions, rows: list[int], digest: str = "part") -> Predictions:
+    arrays = {"image_id": predictions.image_id[rows], "group": predictions.group[rows], "rows_digest": digest}
+    for name in ("probabilities", "targets"):
+        arrays[name] = {head: values[rows] for head, values in getattr(predictions, name).items()}
+    return Predictions(**{**vars(predictions), **arrays})
+
+
+def test_the_two_are_compared_on_the_rows_that_the_incumbent_never_saw():
+    """On the rest it is perfect, since it learnt them: that must not count."""
+    new, fair = said(2.0), said(0.5, seed=1, bundle="incumbent")
+    learnt = Predictions(**{**vars(fair), "probabilities": fair.targets})
+    rows = list(range(100, 200))
+    old = part_of(learnt, rows)
+    old = Predictions(**{**vars(old), "probabilities": part_of(fair, rows).probabilities})
+    assert not decided(new, learnt).promoted
+    result = decided(new, old)
+    assert result.promoted
+    (comparison,) = result.comparisons
+    assert (comparison.n, comparison.groups) == (100, 50)
+    assert comparison.candidate == pytest.approx(evaluated(part_of(new, rows)).score("auroc").value)
+    assert any("compared on 100 of the 300 test images (50 of 150 groups)" in reason for reason in result.reasons)
+    assert result.unseen and result.unseen.images == 100
+
+
+def test_too_few_unseen_groups_or_an_unknown_past_refuse_whatever_the_figures():
+    new, fair = said(5.0), said(0.1, bundle="incumbent")
+    few = part_of(fair, list(range(30)))
+    result = decided(new, few)
+    assert not result.promoted and result.comparisons == ()
+    assert "learnt from 270 of the 300 test images" in result.reasons[1]
+    assert "in 15 groups, fewer than promote.unseen_groups=20" in result.reasons[1]
+    assert decided(new, few, HELD, QUICK.model_copy(update={"unseen_groups": 15})).promoted
+    blank = scored.unseen(new).model_copy(update={"unknown": "the train of tiny@4 was deleted"})
+    for unseen, why in ((blank, "the train of tiny@4 was deleted"), (None, "nothing was said of it")):
+        result = promote(evaluated(new), new, evaluated(fair), fair, package(), HELD, QUICK, unseen)
+        assert not result.promoted and f"is not known ({why})" in result.reasons[1] and result.comparisons == ()
+
+
+def test_all_rows_unseen_is_said_too():
+    assert any("learnt from none of the 300 test images" in reason for reason in decided(said(2.0), said(1.0)).reasons)
+
+
 def test_an_incumbent_that_nobody_recorded_is_no_reason_to_promote():
     result = decided(said(5.0), said(0.1, bundle="incumbent"), EMPTY)
     assert not result.promoted and "nothing is recorded as holding production" in result.reasons[1]
@@ -238,10 +281,10 @@ def test_a_candidate_that_lacks_a_head_is_refused():
 def test_evaluations_of_other_bundles_or_rows_are_an_error():
     new = said(1.0)
     with pytest.raises(DataError, match="different bundles or rows"):
-        promote(evaluated(said(1.0, bundle="another")), new, None, None, package(), EMPTY, QUICK)
+        promote(evaluated(said(1.0, bundle="another")), new, None, None, package(), EMPTY, QUICK, None)
     validation = evaluated(new).model_copy(update={"role": "val"})
     with pytest.raises(DataError, match="decided on test rows"):
-        promote(validation, new, None, None, package(), EMPTY, QUICK)
+        promote(validation, new, None, None, package(), EMPTY, QUICK, None)
 
 
 def test_masks_are_compared_by_dice():

@@ -265,7 +265,7 @@ def promotion(evaluated):
     facts = PackageFacts(tag="t:1", file="t.bento", content_digest="new", bundle_digest="b", bytes=1, bento_sha256="")
     held = Challenge(stage="production", model_version="1", package_digest="old")
     made, said = evaluated.evaluation, evaluated.predictions
-    return promote(made, said, made, said, facts, held, PromoteConfig(resamples=100))
+    return promote(made, said, made, said, facts, held, PromoteConfig(resamples=100), scored.unseen(said))
 
 
 def test_evaluation_page(evaluated, bundle, data):

@@ -17,10 +17,11 @@ from typing import Any
 
 from zenml.models import ArtifactVersionResponse, ModelVersionResponse
 
-from medflow.errors import ArtifactError, ConfigError, PlatformError
+from medflow.errors import ArtifactError, ConfigError, MedflowError, PlatformError
 from medflow.platform import aliases, stack
 from medflow.platform.outcomes import ModelVersion
-from medflow.records import Bundle, Challenge, Evaluation, Incumbent, Package, PackageFacts, Promotion, Score
+from medflow.records import Bundle, Challenge, Evaluation, Incumbent, Package, PackageFacts, Past, Promotion, Score
+from medflow.unseen import past_of
 
 STAGES = ("production", "staging")
 DIGITS = 12
@@ -106,8 +107,21 @@ def incumbent(challenge: Challenge, candidate: PackageFacts, work: Path) -> Incu
     """The bundle that holds the stage; none is fetched where none holds it or the candidate does."""
     if challenge.package_digest in (None, candidate.content_digest):
         return Incumbent(challenge=challenge)
-    name = candidate.tag.partition(":")[0]
-    return Incumbent(challenge=challenge, bundle=bundle(f"{name}@{challenge.model_version}", work / "incumbent"))
+    reference = f"{candidate.tag.partition(':')[0]}@{challenge.model_version}"
+    holder = bundle(reference, work / "incumbent")
+    return Incumbent(challenge=challenge, bundle=holder, past=_past(reference, holder))
+
+
+def _past(reference: str, holder: Bundle) -> Past:
+    """What a version's bundle learnt from, by the parts it is linked to; unknown where they are gone or are others."""
+    version = _response(reference)
+    try:
+        train, val, manifest = (_artifact(version, key).load() for key in ("train", "val", "manifest"))
+    except MedflowError as error:
+        return Past(unknown=error.message)
+    if train.digest() != holder.card.data_digest:
+        return Past(unknown=f"the training rows on record of {reference} are not those of its card")
+    return past_of(train, val, manifest)
 
 
 # -- writing -------------------------------------------------------------------------------------

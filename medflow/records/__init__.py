@@ -39,7 +39,17 @@ from medflow.records.model import (
     TrainingLog,
 )
 from medflow.records.pixels import PixelIndex, Pixels, PixelSpec, PixelStore, Shard
-from medflow.records.promotion import Comparison, Incumbent, Package, PackageFacts, Promotion, Recorded
+from medflow.records.promotion import (
+    NOT_TOLD,
+    Comparison,
+    Incumbent,
+    Package,
+    PackageFacts,
+    Past,
+    Promotion,
+    Recorded,
+    Unseen,
+)
 from medflow.records.ranking import Ranked, Ranking
 from medflow.records.tables import MANIFEST_COLUMNS, Manifest, Predictions, Split
 from medflow.records.tuning import Trial, TuneResult
@@ -47,6 +57,7 @@ from medflow.records.tuning import Trial, TuneResult
 __all__ = [
     "BESIDE",
     "MANIFEST_COLUMNS",
+    "NOT_TOLD",
     "WHOLE_HEAD",
     "Bundle",
     "Challenge",
@@ -71,6 +82,7 @@ __all__ = [
     "Package",
     "PackageFacts",
     "Parity",
+    "Past",
     "PixelIndex",
     "PixelSpec",
     "PixelStore",
@@ -96,6 +108,7 @@ __all__ = [
     "TrainingLog",
     "Trial",
     "TuneResult",
+    "Unseen",
     "Verdict",
     "Whole",
     "content",

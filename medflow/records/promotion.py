@@ -42,18 +42,53 @@ class PackageFacts(Record):
     bento_sha256: Annotated[str, BESIDE]
 
 
+class Past(Record):
+    """The rows that a bundle learnt from or was fitted on, by all that they may be known again by; each sorted."""
+
+    images: tuple[str, ...] = ()
+    """Ids."""
+    contents: tuple[str, ...] = ()
+    """sha256 of the files."""
+    groups: tuple[str, ...] = ()
+    """As the images' own, and as merged."""
+    pictures: tuple[str, ...] = ()
+    """Perceptual hashes."""
+    unknown: str = ""
+    """Why nothing of it is known; empty where it is."""
+
+
+class Unseen(Record):
+    """On how much of the test part an incumbent may be judged: rows of groups that it learnt nothing from."""
+
+    test_rows: str
+    """Digest of the test rows."""
+    test_images: int
+    test_groups: int
+    rows: str
+    """Digest of those of them that are left."""
+    images: int
+    groups: int
+    unknown: str = ""
+    """Why it is not known what the incumbent learnt from, so that no row counts as unseen; empty where it is."""
+
+
+NOT_TOLD = Past(unknown="its lineage was not read")
+
+
 @dataclass(frozen=True)
 class Incumbent(Whole):
     """The bundle that holds the stage to challenge; ``bundle`` is None where none does, or the candidate itself.
 
-    Only the bundle counts in the digest, since only it is evaluated; the challenge travels beside.
+    The bundle and its past count in the digest, since they decide its evaluation; the challenge travels beside.
     """
 
     challenge: Challenge
     bundle: Bundle | None = None
+    past: Past = NOT_TOLD
+    """What the bundle learnt from. Unknown until it is said: an unknown past is not an innocent one."""
 
     def digest(self) -> str:
-        return digest_of(self.bundle.digest() if self.bundle else None)
+        return digest_of([self.bundle.digest(), self.past.digest()] if self.bundle else None)
 
 
 class Comparison(Record):
@@ -90,3 +125,5 @@ class Promotion(Record):
     """Digest of the candidate's package content."""
     incumbent: str | None
     comparisons: tuple[Comparison, ...] = ()
+    unseen: Unseen | None = None
+    """On which test rows the two were compared; None where there was nothing to compare with."""

@@ -36,6 +36,9 @@ class PromoteConfig(Section):
     """Non-inferiority: the interval of candidate minus incumbent must lie above minus this."""
     floors: tuple[Floor, ...] = ()
     """Values that the lower end of the candidate's interval must reach on test rows."""
+    unseen_groups: int = Field(20, ge=2)
+    """Where the incumbent learnt from some of the test rows, it is compared on the others alone, and not where these
+    have fewer groups than this."""
     resamples: int = Field(2000, ge=100, le=100_000)
     confidence: float = Field(0.95, gt=0.5, lt=1.0)
     seed: int = 0
