@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -10,6 +11,7 @@ from medflow.commands import output
 from medflow.commands.place import enter, stack_name
 from medflow.commands.verb import JsonOption, Verb
 from medflow.config.sections.stack import StackConfig
+from medflow.errors import PlatformError
 
 app = typer.Typer(
     rich_markup_mode=None, no_args_is_help=True, help="Register, check and delete the stack of a cluster."
@@ -36,6 +38,40 @@ def apply(name: Name, as_json: JsonOption = False) -> None:
     _tell(done, as_json)
     if not as_json and all(item.outcome == "unchanged" for item in done):
         output.emit(f"\n{stack_name(name)} is as it was: nothing to change")
+
+
+@app.command("check", cls=Verb)
+def check(
+    name: Name,
+    on: Annotated[str, typer.Option(metavar="PLACE", help="Whose steps must fit: in configs/on.")] = "kubernetes",
+    as_json: JsonOption = False,
+) -> None:
+    """Look whether a cluster has what a run needs.
+
+    Server, store, namespace, accounts, rights, nodes, taints, GPUs, quotas, shared memory, secrets, image; and from
+    inside a pod: server, store, MLflow. Exit code 0 where nothing is amiss.
+
+    \b
+    Examples:
+      medflow stack check kubernetes
+      medflow stack check kubernetes --json | jq '.[] | select(.ok | not)'
+    """
+    from medflow.config.destinations import read_place
+
+    place, stack = read_place(on), _enter(name)
+    from medflow.platform.kubernetes import preflight
+
+    found = preflight.check(stack_name(name), stack, place, os.environ)
+    if as_json:
+        output.emit_json([item.model_dump(mode="json") for item in found])
+    else:
+        output.emit_table(("", "check", "found"), [("ok" if i.ok else "amiss", i.check.value, i.found) for i in found])
+        for item in found:
+            if not item.ok:
+                output.emit(f"{item.check.value}: {item.remedy}")
+    amiss = [item.check.value for item in found if not item.ok]
+    if amiss:
+        raise PlatformError(f"amiss: {', '.join(dict.fromkeys(amiss))}", hint="what to do for each is said above")
 
 
 @app.command("delete", cls=Verb)

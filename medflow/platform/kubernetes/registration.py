@@ -39,6 +39,22 @@ def apply(client: Client, name: str, stack: StackConfig, environment: Mapping[st
     return done
 
 
+def differing(client: Client, name: str, stack: StackConfig) -> list[str]:
+    """The parts of a stack that are missing at the server, or not as the YAML says."""
+    parts = components(name, stack)
+    found = {kind: _component(client, kind, part_name(name, kind)) for kind in parts}
+    names = [
+        kind.value
+        for kind, (_, wanted) in parts.items()
+        if found[kind] is None or any(found[kind].configuration.get(key) != value for key, value in wanted.items())
+    ]
+    if _secret(client, name) is None:
+        names.append("secret")
+    if _found(lambda: client.get_stack(name, allow_name_prefix_match=False)) is None:
+        names.append("stack")
+    return names
+
+
 def delete(client: Client, name: str) -> list[Applied]:
     """Remove the stack, its components and its secret; what is not there is passed over. Runs and artifacts stay."""
     done = []
@@ -47,7 +63,7 @@ def delete(client: Client, name: str) -> list[Applied]:
         done.append(Applied(part="stack", name=name, outcome="deleted"))
     for kind in KINDS:
         part = part_name(name, kind)
-        if _found(lambda kind=kind, part=part: client.get_stack_component(kind, part, allow_name_prefix_match=False)):
+        if _component(client, kind, part) is not None:
             client.delete_stack_component(part, kind)
             done.append(Applied(part=kind.value, name=part, outcome="deleted"))
     if _secret(client, name) is not None:
@@ -148,8 +164,12 @@ def _secret(client: Client, name: str) -> Any:
     return _found(lambda: client.get_secret(secret_name(name), allow_partial_name_match=False))
 
 
+def _component(client: Client, kind: Kind, name: str) -> Any:
+    return _found(lambda: client.get_stack_component(kind, name, allow_name_prefix_match=False))
+
+
 def _apply_component(client: Client, kind: Kind, name: str, flavor: str, settings: dict[str, Any]) -> Applied:
-    found = _found(lambda: client.get_stack_component(kind, name, allow_name_prefix_match=False))
+    found = _component(client, kind, name)
     outcome: Outcome = "unchanged"
     if found is None:
         client.create_stack_component(name=name, flavor=flavor, component_type=kind, configuration=settings)

@@ -1,0 +1,207 @@
+"""Whether a cluster has what a run needs, looked at before one is started: `medflow stack check`.
+
+Each check gives findings with a remedy. What a pod can reach is asked in a pod, with the image, the account and the
+limits of a step (`probe`); what nodes, quotas and rights allow is asked of the API.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from medflow.config.sections.place import PlaceConfig, StepPlace
+from medflow.config.sections.stack import StackConfig, StoreConfig
+from medflow.errors import MedflowError, PlatformError
+from medflow.platform.kubernetes import cluster, fitting, probing
+from medflow.platform.kubernetes.cluster import Cluster
+from medflow.platform.kubernetes.findings import Check, Finding
+from medflow.platform.kubernetes.registration import credentials
+
+if TYPE_CHECKING:
+    pass
+
+#: What who types `medflow run` must be allowed in the namespace: verb, group, resource.
+RIGHTS = (
+    ("create", "batch", "jobs"),
+    ("list", "batch", "jobs"),
+    ("delete", "batch", "jobs"),
+    ("create", "", "pods"),
+    ("list", "", "pods"),
+    ("delete", "", "pods"),
+    ("get", "", "pods/log"),
+    ("list", "", "events"),
+    ("create", "", "secrets"),
+    ("delete", "", "secrets"),
+)
+SECONDS = 10
+
+
+def check(name: str, stack: StackConfig, place: PlaceConfig, environment: Mapping[str, str]) -> list[Finding]:
+    """Every finding, those that are well included. What hangs on one that is amiss is not asked."""
+    found = [*_server(name, stack), *_store(stack, environment)]
+    try:
+        here = cluster.connect(stack.cluster.context, stack.cluster.namespace)
+    except PlatformError as error:
+        return [*found, Finding.amiss(Check.CONTEXT, error.message, error.hint)]
+    problem = _unreachable(here)
+    if problem:
+        return [*found, problem]
+    found += [Finding.well(Check.CONTEXT, f"{stack.cluster.context}, namespace {here.namespace}")]
+    accounts = list(_accounts(here, stack))
+    rights = list(_rights(here))
+    found += [*accounts, *rights, *_nodes(here, place), *_quota(here, place), *_priorities(here, place), *_shm(place)]
+    if all(item.ok for item in (*accounts, *rights)):
+        found += probing.probe(here, stack, place)
+    return found
+
+
+def _server(name: str, stack: StackConfig) -> Iterator[Finding]:
+    """The ZenML server takes the credentials, and has the stack as its YAML says."""
+    from medflow.platform.kubernetes import registration
+    from medflow.platform.stack import unregistered_client
+
+    try:
+        client = unregistered_client()
+        differing = registration.differing(client, name, stack)
+    except Exception as error:  # whatever a client of a server that is not there raises
+        text = f"{stack.server}: {type(error).__name__}: {error}"[:200]
+        yield Finding.amiss(Check.SERVER, text, "check the address in the stack's YAML and ZENML_STORE_API_KEY")
+        return
+    yield Finding.well(Check.SERVER, f"{stack.server} answers")
+    if differing:
+        told = f"not as the YAML says: {', '.join(differing)}"
+        yield Finding.amiss(Check.STACK, told, f"`medflow stack apply {name}`")
+    else:
+        yield Finding.well(Check.STACK, f"{name} is registered as the YAML says")
+
+
+def _store(stack: StackConfig, environment: Mapping[str, str]) -> Iterator[Finding]:
+    """The bucket is there and takes an object."""
+    import boto3
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        values = credentials(stack, environment)
+        client = boto3.client(
+            "s3", endpoint_url=stack.store.endpoint, region_name=stack.store.region,
+            aws_access_key_id=values["key"], aws_secret_access_key=values["secret"],
+            config=Config(connect_timeout=SECONDS, read_timeout=SECONDS, retries={"total_max_attempts": 2}),
+        )  # fmt: skip
+        bucket, key = _bucket(stack.store)
+        client.put_object(Bucket=bucket, Key=key, Body=b"medflow stack check")
+        client.delete_object(Bucket=bucket, Key=key)
+    except MedflowError as error:
+        yield Finding.amiss(Check.STORE, error.message, error.hint)
+    except (BotoCoreError, ClientError) as error:
+        text = f"{stack.store.uri} at {stack.store.endpoint or 'Amazon'}: {error}"
+        yield Finding.amiss(Check.STORE, text, "check endpoint, bucket, key and secret; make the bucket first")
+    else:
+        yield Finding.well(Check.STORE, f"{stack.store.uri} takes an object")
+
+
+def _bucket(store: StoreConfig) -> tuple[str, str]:
+    bucket, _, folder = store.uri.removeprefix("s3://").partition("/")
+    return bucket, "/".join(filter(None, (folder.strip("/"), "medflow-stack-check")))
+
+
+def _unreachable(here: Cluster) -> Finding | None:
+    from kubernetes.client import ApiException
+    from urllib3.exceptions import HTTPError
+
+    try:
+        here.core.list_namespaced_pod(here.namespace, limit=1, _request_timeout=SECONDS)
+        here.core.read_namespaced_service_account("default", here.namespace, _request_timeout=SECONDS)
+    except ApiException as error:
+        if error.status == cluster.NOT_FOUND:
+            return Finding.amiss(
+                Check.NAMESPACE, f"there is no namespace {here.namespace}", "apply infra/kubernetes, see its overlays"
+            )
+        text = f"namespace {here.namespace}: {error.status} {error.reason}"
+        return Finding.amiss(Check.RIGHTS, text, "bind the role medflow-client to who the context signs in as")
+    except HTTPError as error:
+        text = f"the API server does not answer: {type(error).__name__}"
+        return Finding.amiss(Check.CONTEXT, text, "check that the cluster runs, and KUBECONFIG")
+    return None
+
+
+def _accounts(here: Cluster, stack: StackConfig) -> Iterator[Finding]:
+    from kubernetes.client import ApiException
+
+    for account in (stack.cluster.orchestrator_account, stack.cluster.step_account):
+        try:
+            here.core.read_namespaced_service_account(account, here.namespace)
+        except ApiException as error:
+            text = f"service account {account}: {error.reason}"
+            yield Finding.amiss(Check.ACCOUNTS, text, "apply infra/kubernetes, or name another account in the stack")
+        else:
+            yield Finding.well(Check.ACCOUNTS, account)
+
+
+def _rights(here: Cluster) -> Iterator[Finding]:
+    from kubernetes import client
+
+    api = client.AuthorizationV1Api(here.core.api_client)
+    denied = []
+    for verb, group, resource in RIGHTS:
+        kind, _, part = resource.partition("/")
+        asked = client.V1ResourceAttributes(
+            namespace=here.namespace, verb=verb, group=group, resource=kind, subresource=part or None
+        )
+        spec = client.V1SelfSubjectAccessReviewSpec(resource_attributes=asked)
+        answer = api.create_self_subject_access_review(client.V1SelfSubjectAccessReview(spec=spec))
+        if not answer.status.allowed:
+            denied.append(f"{verb} {resource}")
+    if denied:
+        remedy = "bind the role medflow-client (infra/kubernetes/base/roles.yaml) to who the context signs in as"
+        yield Finding.amiss(Check.RIGHTS, f"not allowed: {', '.join(denied)}", remedy)
+    else:
+        yield Finding.well(Check.RIGHTS, f"all {len(RIGHTS)} that a run needs")
+
+
+def _nodes(here: Cluster, place: PlaceConfig) -> Iterator[Finding]:
+    """Every step finds a node whose labels, taints and size suit it."""
+    nodes = _plain(here, lambda: here.core.list_node())
+    if nodes is None:
+        yield Finding.amiss(Check.NODES, "nodes may not be listed", "bind the cluster role medflow-client")
+        return
+    for step, asked in _asked(place):
+        yield from fitting.node_findings(step, asked, nodes)
+
+
+def _quota(here: Cluster, place: PlaceConfig) -> Iterator[Finding]:
+    quotas = _plain(here, lambda: here.core.list_namespaced_resource_quota(here.namespace)) or []
+    for step, asked in _asked(place):
+        yield from fitting.quota_findings(step, asked, place.orchestrator, quotas)
+
+
+def _priorities(here: Cluster, place: PlaceConfig) -> Iterator[Finding]:
+    from kubernetes import client
+
+    wanted = {asked.priority for _, asked in _asked(place) if asked.priority}
+    if not wanted:
+        return
+    api = client.SchedulingV1Api(here.core.api_client)
+    known = {item["metadata"]["name"] for item in _plain(here, api.list_priority_class) or []}
+    for name in sorted(wanted - known):
+        remedy = f"apply infra/kubernetes, or name one of {', '.join(sorted(known))}"
+        yield Finding.amiss(Check.PRIORITY, f"there is no priority class {name}", remedy)
+
+
+def _shm(place: PlaceConfig) -> Iterator[Finding]:
+    for step, asked in _asked(place):
+        yield from fitting.shm_findings(step, asked)
+
+
+def _asked(place: PlaceConfig) -> list[tuple[str, StepPlace]]:
+    return [("orchestrator", place.orchestrator), *place.steps.items()]
+
+
+def _plain(here: Cluster, ask: Callable[[], Any]) -> list[dict[str, Any]] | None:
+    from kubernetes.client import ApiException
+
+    try:
+        items: list[dict[str, Any]] = here.core.api_client.sanitize_for_serialization(ask())["items"]
+    except ApiException:
+        return None
+    return items
