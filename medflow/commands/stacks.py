@@ -74,6 +74,27 @@ def check(
         raise PlatformError(f"amiss: {', '.join(dict.fromkeys(amiss))}", hint="what to do for each is said above")
 
 
+@app.command("stop", cls=Verb)
+def stop(
+    name: Name, run: Annotated[str, typer.Argument(metavar="RUN", help="A run of `medflow runs`, by id or name.")]
+) -> None:
+    """Stop a run that goes on in a cluster, and remove its jobs, pods and token from there.
+
+    What it has finished stays cached. Ctrl-C where the run was started does the same.
+
+    \b
+    Examples:
+      medflow stack stop kubernetes 3f1c2a9e-6d54-4c11-9d0b-0a4f6e1f2b77
+    """
+    stack = _enter(name)
+    from medflow.platform import reports
+    from medflow.platform.kubernetes import cluster, running
+
+    found = reports.find_run(run)
+    running.stop(str(found.id), cluster.connect(stack.cluster.context, stack.cluster.namespace))
+    output.emit(f"{found.name} is stopped")
+
+
 @app.command("delete", cls=Verb)
 def delete(name: Name, as_json: JsonOption = False) -> None:
     """Take a stack, its components and its secret away from the ZenML server.

@@ -88,13 +88,14 @@ def own_program() -> Iterator[None]:
 def stop(run_id: str, here: Cluster) -> None:
     """Stop a run and remove what it holds in the cluster: its steps' jobs, the orchestrator's, the token's Secret."""
     run = Client().get_pipeline_run(run_id)
+    # First, or whoever follows the run would take it for one whose pods were lost.
+    if not run.status.is_finished:
+        for status in (ExecutionStatus.STOPPING, ExecutionStatus.STOPPED):
+            Client().zen_store.update_run(run.id, PipelineRunUpdate(status=status, status_reason="stopped by its user"))
     for job in here.jobs(run_id):
         here.delete_job(job.name)
     if run.snapshot is not None:
         here.delete_secret(f"zenml-token-{run.snapshot.id}")
-    if not run.status.is_finished:
-        for status in (ExecutionStatus.STOPPING, ExecutionStatus.STOPPED):
-            Client().zen_store.update_run(run.id, PipelineRunUpdate(status=status, status_reason="stopped by its user"))
 
 
 def refuse_second(dataset: str, here: Cluster) -> None:
@@ -108,7 +109,7 @@ def refuse_second(dataset: str, here: Cluster) -> None:
             if orchestrator is not None and not reasons.over(orchestrator):
                 raise PlatformError(
                     f"a run of {dataset} is going on already: {run.name}, {run.id}",
-                    hint="wait for it to end, or stop it: `medflow stop RUN --on PLACE`",
+                    hint=f"wait for it to end, or stop it: `medflow stack stop STACK {run.id}`",
                 )
             reason = "its orchestrator ended before the run did"
             client.zen_store.update_run(run.id, PipelineRunUpdate(status=ExecutionStatus.FAILED, status_reason=reason))
