@@ -3,6 +3,9 @@
 Images are cut into chunks by their sorted ids. A worker process packs a chunk (``medflow.packing``) and
 nothing but its finished files is kept, so a killed ingest goes on where it was: a finished chunk is not
 done again. Results are the same bytes whatever the number of workers.
+
+Chunks can also be dealt out to several steps, each in a pod of its own (``ingest_shard``); what they made is
+put together by ``medflow.merge_shards``.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from medflow import manifest_table, packing, pool
@@ -22,13 +26,34 @@ from medflow.fetch import fetch, metadata_file
 from medflow.imports import Sources, module_digest, ours_anywhere
 from medflow.packing import Chunk, Item, Packed, Plan
 from medflow.progress import say, track
-from medflow.records import DatasetCard, Manifest, PixelIndex, Pixels, PixelSpec, PixelStore, Shard, Source
+from medflow.records import (
+    DatasetCard,
+    Manifest,
+    PixelIndex,
+    Pixels,
+    PixelSpec,
+    PixelStore,
+    Shard,
+    Share,
+    Source,
+    digest_of,
+)
 
 #: Bounds of a chunk's length. Small enough that a kill costs little and every core has work, large enough
 #: that a large dataset has a few hundred files; a shard of the largest size stays below ``SHARD_BYTES``.
 CHUNK_IMAGES = (32, 512)
 CHUNKS_AIMED_AT = 64
 SHARD_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """What one shard, or the only one, made of its share of the images."""
+
+    manifest: Manifest
+    """Its own rows; ``pixel_row`` counts in its own pixels."""
+    pixels: Pixels
+    share: Share
 
 
 def ingest(
@@ -40,7 +65,22 @@ def ingest(
     *,
     workers: int | None = None,
 ) -> tuple[Manifest, Pixels]:
-    """Fetch, list, decode, measure and pack.
+    """Fetch, list, decode, measure and pack: ``ingest_shard`` where one shard is all."""
+    whole = ingest_shard(source, spec, sizes, config.model_copy(update={"shards": 1}), work, 0, workers=workers)
+    return whole.manifest, whole.pixels
+
+
+def ingest_shard(
+    source: Source,
+    spec: DatasetSpec,
+    sizes: tuple[int, ...],
+    config: IngestConfig,
+    work: Path,
+    shard: int,
+    *,
+    workers: int | None = None,
+) -> Ingested:
+    """Fetch, list all, and decode, measure and pack every ``config.shards``-th chunk, from number ``shard`` on.
 
     ``sizes``: side lengths of the square frames to store, beside ``config.extra_sizes``. ``work``: a folder
     for what is fetched and packed; given again, it is where a killed ingest goes on. ``workers``: processes;
@@ -55,12 +95,25 @@ def ingest(
     rows = manifest_table.ordered(listing.rows, spec.card)
     plan = plan_of(source, spec.card, sizes, config)
     folder = work / "pixels" / plan.digest()[:16]
-    chunks = cut(rows, plan)
+    # In turn, not in runs: neighbouring images are alike, and so a class of large ones would fall to one shard.
+    chunks = cut(rows, plan)[shard :: config.shards]
     with _alone(folder):
         packed = _pack_all(chunks, plan, data, folder, workers)
-    table = manifest_table.build(spec.card, rows, [facts for done in packed for facts in done.facts])
-    manifest = Manifest(card=spec.card, table=table, source=source, findings=listing.findings)
-    return manifest, Pixels(root=folder, index=_index(plan, packed))
+    return Ingested(
+        manifest=_manifest(source, spec.card, listing, rows, packed),
+        pixels=Pixels(root=folder, index=_index(plan, packed)),
+        share=Share(number=shard, of=config.shards, images=len(rows), listing=digest_of([vars(row) for row in rows])),
+    )
+
+
+def _manifest(
+    source: Source, card: DatasetCard, listing: Listing, rows: Sequence[Row], packed: Sequence[Packed]
+) -> Manifest:
+    """The rows of the packed images, in the order of ``rows``."""
+    facts = {item.image_id: item for done in packed for item in done.facts}
+    mine = [row for row in rows if row.image_id in facts]
+    table = manifest_table.build(card, mine, [facts[row.image_id] for row in mine])
+    return Manifest(card=card, table=table, source=source, findings=listing.findings)
 
 
 def data_root(source: Source, spec: DatasetSpec, work: Path) -> Path:

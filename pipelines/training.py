@@ -13,6 +13,7 @@
 
     * once for every model listed in the YAML          ° never cached, and cheap
 
+With `ingest.shards` above 1, `ingest` is that many steps ``ingest_shard_<n>`` and one named `ingest` that merges them.
 The fan-out is a plain loop, so that the graph is known before the run and is the same everywhere.
 """
 
@@ -66,12 +67,27 @@ def parted(config: RunConfig) -> Parted:
         split=config.split,
         stage=config.promote.stage,
     )
-    manifest, pixels = sound(steps.ingest, also=[datasets.module_of(config.dataset, config.declare)])(
-        source=source, dataset=config.dataset, declared=config.declare, sizes=sizes(config), config=config.ingest
-    )
+    manifest, pixels = _ingest(config, source)
     valid, _, _ = sound(steps.validate)(manifest=manifest, config=config.validate_)
     train, val, test, _ = sound(steps.split)(valid=valid, placement=placement, config=config.split)
     return Parted(train=train, val=val, test=test, manifest=manifest, pixels=pixels, challenge=challenge)
+
+
+def _ingest(config: RunConfig, source):
+    """One step, or `ingest.shards` of them and one that puts their results together under the same name."""
+    also = [datasets.module_of(config.dataset, config.declare)]
+    what: dict[str, Any] = {
+        "source": source, "dataset": config.dataset, "declared": config.declare, "sizes": sizes(config),
+        "config": config.ingest,
+    }  # fmt: skip
+    if config.ingest.shards == 1:
+        return sound(steps.ingest, also=also)(**what)
+    shards = [
+        sound(steps.ingest_shard, also=also)(**what, shard=shard, id=f"ingest_shard_{shard}")
+        for shard in range(config.ingest.shards)
+    ]
+    manifests, pixels, shares = (list(outputs) for outputs in zip(*shards, strict=True))
+    return sound(steps.merge_shards)(manifests=manifests, pixels=pixels, shares=shares, id="ingest")
 
 
 def sizes(config: RunConfig) -> tuple[int, ...]:

@@ -7,6 +7,8 @@ from steps.evaluate_incumbent import evaluate_incumbent
 from steps.export_onnx import export_onnx
 from steps.incumbent import incumbent
 from steps.ingest import ingest
+from steps.ingest_shard import ingest_shard
+from steps.merge_shards import merge_shards
 from steps.normalize import normalize
 from steps.package import package
 from steps.promote import promote
@@ -27,7 +29,9 @@ __all__ = [
     "export_onnx",
     "incumbent",
     "ingest",
+    "ingest_shard",
     "materializers",
+    "merge_shards",
     "normalize",
     "package",
     "promote",

@@ -99,14 +99,18 @@ def gateway(tmp_path: Path):
 
 
 def test_each_step_alone_and_a_killed_training_resumes_in_a_new_process(gateway, tmp_path):
-    """Training is killed at its first checkpoint and goes on elsewhere; its weights equal those of a run left alone."""
+    """Training is killed at its first checkpoint and goes on elsewhere; its weights equal those of a run left alone.
+
+    That it goes on although ingest is then done by two shards shows that these make the content of one.
+    """
     settings = ("train.epochs=3", "train.checkpoint_seconds=0", "prune.enabled=false", "quantize.enabled=false")
     killed = run(tmp_path / "home", *settings, kill="train_monai_unet")
     assert killed["status"] == "failed"
     assert s3.has_checkpoint()
-    resumed = run(tmp_path / "home", *settings)
+    resumed = run(tmp_path / "home", *settings, "ingest.shards=2")
     assert resumed["status"] == "completed"
-    assert resumed["steps"]["ingest"] == "cached"
+    assert {resumed["steps"][name] for name in ("ingest_shard_0", "ingest_shard_1", "ingest")} == {"completed"}
+    assert {resumed["steps"][name] for name in ("validate", "split", "normalize")} == {"cached"}
     assert set(resumed["steps"]) >= {"train_monai_unet", "package", "promote", "record"}
     assert not s3.has_checkpoint(), "a finished step leaves no checkpoint"
     # In a process of its own as well: other tests set the number of threads, on which the last bits depend.

@@ -38,7 +38,7 @@ from medflow.records.model import (
     Threshold,
     TrainingLog,
 )
-from medflow.records.pixels import PixelIndex, Pixels, PixelSpec, PixelStore, Shard
+from medflow.records.pixels import PixelIndex, Pixels, PixelSpec, PixelStore, Shard, Share
 from medflow.records.promotion import (
     NOT_TOLD,
     Comparison,
@@ -100,6 +100,7 @@ __all__ = [
     "RowsRole",
     "Score",
     "Shard",
+    "Share",
     "Source",
     "Split",
     "Temperature",

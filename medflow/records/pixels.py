@@ -53,3 +53,14 @@ class Pixels(Whole):
 
     def digest(self) -> str:
         return self.index.digest()
+
+
+class Share(Record):
+    """Which of all listed images one shard of `ingest` packed: the chunks whose number is ``number`` modulo ``of``."""
+
+    number: int
+    of: int
+    images: int
+    """Listed in all, by every shard."""
+    listing: str
+    """Digest of every listed row; shards that saw different listings cannot be put together."""

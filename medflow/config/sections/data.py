@@ -34,6 +34,9 @@ class IngestConfig(Section):
     """Sizes stored beside those that the models name, such as an older production model's."""
     max_pixels: int = Field(100_000_000, gt=0)
     """An image that declares more pixels than this is not decoded."""
+    shards: int = Field(1, ge=1, le=256)
+    """Steps that share the decoding, each in a pod of its own on a cluster; the result is the same bytes. On one
+    machine 1 is best: its cores are used already, and every shard fetches an archive or twin for itself."""
 
 
 class ValidateConfig(Section):
