@@ -1,7 +1,7 @@
 """Where the images come from this time, and how they get onto this disk.
 
-``resolve`` looks at the world and is cheap; ``fetch`` moves bytes. Both know four kinds of source:
-Kaggle, a folder, an archive, and what is generated (which ``ingest`` makes, so there is nothing to fetch).
+``resolve`` looks at the world and is cheap; ``fetch`` moves bytes. Both know five kinds of source: Kaggle, a
+folder, an archive, a folder or archive in a bucket (`medflow.s3`), and what is generated (which ``ingest`` makes).
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import shutil
 import stat
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from medflow import archive, kaggle
+from medflow import archive, kaggle, s3
 from medflow.config.sections import SourceConfig
+from medflow.datasets._layout import DICOM_SUFFIXES, IMAGE_SUFFIXES
 from medflow.errors import ArchiveError, ConfigError, DownloadError, SourceError
 from medflow.home import home
 from medflow.progress import say
@@ -31,14 +32,17 @@ TAIL = 64 * 1024
 # -- resolve --------------------------------------------------------------------------------------
 
 
-def resolve(config: SourceConfig, card: DatasetCard, beside: Sequence[Path] = ()) -> Source:
+def resolve(
+    config: SourceConfig, card: DatasetCard, beside: Sequence[Path] = (), *, access: s3.Access = s3.AMBIENT
+) -> Source:
     """The source as it is now, with a fingerprint that changes when it does, and digests of the files beside it.
 
     Those are the files ``beside`` it that the dataset's listing reads by itself, and the metadata file of the config.
+    ``access`` is for a source in a bucket.
     Raises what ``look`` does, ConfigError where this dataset takes no metadata file, and SourceError where a file
     beside the source cannot be read.
     """
-    source = look(config, card)
+    source = look(config, card, access)
     if beside:
         digests = [_digest(path, hint="the dataset's table must be where its YAML says") for path in beside]
         source = source.model_copy(update={"beside": digest_of(digests)})
@@ -46,15 +50,23 @@ def resolve(config: SourceConfig, card: DatasetCard, beside: Sequence[Path] = ()
         return source
     if not card.metadata:
         raise ConfigError(f"{card.name} takes no metadata file: its source is complete", hint="leave `--metadata` out")
+    if s3.Place.is_meant(config.metadata):
+        place = s3.Place.of(config.metadata)
+        return source.model_copy(update={"metadata": s3.file_fingerprint(place, access), "metadata_uri": str(place)})
     path = Path(config.metadata).expanduser().absolute()
     digest = _digest(path, hint="check `--metadata`")
     return source.model_copy(update={"metadata": digest, "metadata_uri": str(path)})
 
 
-def metadata_file(source: Source) -> Path | None:
-    """The file given with ``--metadata``, or None. Raises SourceError where it is no longer what ``resolve`` saw."""
+def metadata_file(source: Source, to: Path, *, access: s3.Access = s3.AMBIENT) -> Path | None:
+    """The file given with ``--metadata``, or None; one in a bucket is fetched below ``to``.
+
+    Raises SourceError where it is no longer what ``resolve`` saw.
+    """
     if not source.metadata:
         return None
+    if s3.Place.is_meant(source.metadata_uri):
+        return s3.bring_file(s3.Place.of(source.metadata_uri), source.metadata, to, access)
     path = Path(source.metadata_uri)
     if _digest(path, hint="check `--metadata`") != source.metadata:
         raise SourceError(f"the metadata file {path} changed after the run began", hint="run again")
@@ -68,11 +80,12 @@ def _digest(path: Path, *, hint: str) -> str:
         raise SourceError(f"{path} cannot be read: {error.strerror}", hint=hint) from error
 
 
-def look(config: SourceConfig, card: DatasetCard) -> Source:
+def look(config: SourceConfig, card: DatasetCard, access: s3.Access = s3.AMBIENT) -> Source:
     """The source as it is now.
 
     kaggle: one small call for the version number; none where the pinned version is on disk already.
     folder: names, sizes and times, no content (20,000 files take about 0.1 s). zip: size, time and directory.
+    s3: names, sizes and ETags as the store lists them.
 
     Raises ConfigError (no path, a version that is no number), SourceError (nothing there to read), and
     what ``kaggle.current_version`` raises.
@@ -82,6 +95,9 @@ def look(config: SourceConfig, card: DatasetCard) -> Source:
     if config.kind == "folder":
         folder = _given(config)
         return Source(kind="folder", fingerprint=folder_fingerprint(folder), uri=str(folder))
+    if config.kind == "s3":
+        place = s3.Place.of(config.path or "")
+        return Source(kind="s3", fingerprint=s3.fingerprint(place, access), uri=str(place))
     if config.kind == "zip":
         path = _given(config)
         return Source(kind="zip", fingerprint=archive_fingerprint(path), uri=str(path))
@@ -224,11 +240,12 @@ def _directory_start(path: Path, size: int) -> int:
 # -- fetch ----------------------------------------------------------------------------------------
 
 
-def fetch(source: Source, card: DatasetCard, to: Path) -> Path:
-    """The folder of the source's files on this disk; what is there already is not fetched again.
+def fetch(source: Source, card: DatasetCard, to: Path, *, access: s3.Access = s3.AMBIENT) -> Path:
+    """The folder on this disk that the dataset's listing reads; what is there already is not fetched again.
 
     kaggle: below ``home()/downloads``, laid out as kagglehub lays out its cache, so that all runs share it.
     folder: the folder itself, untouched. zip: unpacked below ``to``, in a folder named by the fingerprint.
+    s3: likewise; of a folder's images there are names and sizes alone, until ``bring`` gets those that are needed.
 
     Raises CredentialsError, DownloadError, ArchiveError, or SourceError where a folder or archive is gone
     or is no longer what ``resolve`` saw.
@@ -240,7 +257,37 @@ def fetch(source: Source, card: DatasetCard, to: Path) -> Path:
         return _present(Path(source.uri))
     if source.kind == "zip":
         return _unpacked(source, to)
+    if source.kind == "s3":
+        return _from_bucket(source, to, access)
     raise SourceError(f"{card.name}: generated images are not fetched", hint="`ingest` makes them")
+
+
+def bring(source: Source, root: Path, paths: Collection[str], to: Path, *, access: s3.Access = s3.AMBIENT) -> Path:
+    """The folder that holds the files ``paths``, whole: ``root``, which ``fetch`` gave, unless it has names alone."""
+    if source.kind != "s3" or (place := s3.Place.of(source.uri)).is_archive():
+        return root
+    with _locked(to / ".lock", what=source.uri):
+        return s3.bring(place, source.fingerprint, paths, to, access)
+
+
+def _from_bucket(source: Source, to: Path, access: s3.Access) -> Path:
+    place = s3.Place.of(source.uri)
+    if not place.is_archive():
+        with _locked(to / ".lock", what=source.uri):
+            return s3.listable(place, source.fingerprint, to, access, _is_never_opened)
+    root = to / source.fingerprint[:16]
+
+    def unpack() -> None:
+        packed = s3.bring_file(place, source.fingerprint, to, access)
+        archive.extract(packed, root)
+        packed.unlink()
+
+    return _once(root, root.with_name(f"{root.name}.complete"), unpack)
+
+
+def _is_never_opened(path: str) -> bool:
+    """Whether a listing takes a file by its name: every image, but for DICOM files, whose headers are read."""
+    return PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES - DICOM_SUFFIXES
 
 
 def downloaded(handle: str, version: int) -> Path:

@@ -22,7 +22,7 @@ from medflow import manifest_table, packing, pool
 from medflow.config.sections import IngestConfig
 from medflow.datasets._spec import DatasetSpec, Listing, Row
 from medflow.errors import ConfigError, PlatformError
-from medflow.fetch import fetch, metadata_file
+from medflow.fetch import bring, fetch, metadata_file
 from medflow.imports import Sources, module_digest, ours_anywhere
 from medflow.packing import Chunk, Item, Packed, Plan
 from medflow.progress import say, track
@@ -38,6 +38,7 @@ from medflow.records import (
     Source,
     digest_of,
 )
+from medflow.s3 import AMBIENT, Access
 
 #: Bounds of a chunk's length. Small enough that a kill costs little and every core has work, large enough
 #: that a large dataset has a few hundred files; a shard of the largest size stays below ``SHARD_BYTES``.
@@ -64,9 +65,11 @@ def ingest(
     work: Path,
     *,
     workers: int | None = None,
+    access: Access = AMBIENT,
 ) -> tuple[Manifest, Pixels]:
     """Fetch, list, decode, measure and pack: ``ingest_shard`` where one shard is all."""
-    whole = ingest_shard(source, spec, sizes, config.model_copy(update={"shards": 1}), work, 0, workers=workers)
+    alone = config.model_copy(update={"shards": 1})
+    whole = ingest_shard(source, spec, sizes, alone, work, 0, workers=workers, access=access)
     return whole.manifest, whole.pixels
 
 
@@ -79,24 +82,28 @@ def ingest_shard(
     shard: int,
     *,
     workers: int | None = None,
+    access: Access = AMBIENT,
 ) -> Ingested:
     """Fetch, list all, and decode, measure and pack every ``config.shards``-th chunk, from number ``shard`` on.
 
     ``sizes``: side lengths of the square frames to store, beside ``config.extra_sizes``. ``work``: a folder
     for what is fetched and packed; given again, it is where a killed ingest goes on. ``workers``: processes;
-    None takes the cores this process may use. The manifest is sorted by image id; an image that cannot be
-    decoded has an ``error`` and no ``pixel_row``, a mask that cannot has a ``mask_error``.
+    None takes the cores this process may use. ``access``: for a source in a bucket.
+
+    The manifest is sorted by image id; an image that cannot be decoded has an ``error`` and no ``pixel_row``, a mask
+    that cannot has a ``mask_error``.
 
     Raises SourceError and its kinds (``fetch``), DataError (no images, repeated ids), ConfigError (no size),
     PlatformError (disk full, a worker process died).
     """
-    data = data_root(source, spec, work)
-    listing = listed(source, spec, data)
+    root = data_root(source, spec, work, access)
+    listing = listed(source, spec, root, work, access)
     rows = manifest_table.ordered(listing.rows, spec.card)
     plan = plan_of(source, spec.card, sizes, config)
     folder = work / "pixels" / plan.digest()[:16]
     # In turn, not in runs: neighbouring images are alike, and so a class of large ones would fall to one shard.
     chunks = cut(rows, plan)[shard :: config.shards]
+    data = bring(source, root, _paths(chunks), work / "data", access=access)
     with _alone(folder):
         packed = _pack_all(chunks, plan, data, folder, workers)
     return Ingested(
@@ -116,10 +123,15 @@ def _manifest(
     return Manifest(card=card, table=table, source=source, findings=listing.findings)
 
 
-def data_root(source: Source, spec: DatasetSpec, work: Path) -> Path:
+def _paths(chunks: Sequence[Chunk]) -> frozenset[str]:
+    items = [item for chunk in chunks for item in chunk.items]
+    return frozenset([item.path for item in items] + [item.mask_path for item in items if item.mask_path])
+
+
+def data_root(source: Source, spec: DatasetSpec, work: Path, access: Access = AMBIENT) -> Path:
     """The folder that the dataset's listing reads; a generated twin is made there, once."""
     if source.kind != "generated" or source.generated is None:
-        return fetch(source, spec.card, work / "data")
+        return fetch(source, spec.card, work / "data", access=access)
     root = work / "twins" / source.digest()[:16]
     with _alone(root.parent):
         if not root.exists():
@@ -132,9 +144,9 @@ def data_root(source: Source, spec: DatasetSpec, work: Path) -> Path:
     return root
 
 
-def listed(source: Source, spec: DatasetSpec, data: Path) -> Listing:
+def listed(source: Source, spec: DatasetSpec, data: Path, work: Path, access: Access = AMBIENT) -> Listing:
     """What lies below ``data``, joined with the metadata file of the source where there is one."""
-    metadata = metadata_file(source)
+    metadata = metadata_file(source, work / "metadata", access=access)
     if metadata is None or spec.listing_with is None:
         return spec.listing(data)
     return spec.listing_with(data, metadata)

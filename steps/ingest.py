@@ -16,8 +16,10 @@ def ingest(
 ) -> tuple[Annotated[Manifest, "manifest"], Annotated[Pixels, "pixels"]]:
     from medflow import datasets
     from medflow import ingest as ingestion
-    from medflow.platform import context
+    from medflow.platform import context, store_access
 
     spec = datasets.get(dataset, declared)
-    manifest, pixels = ingestion.ingest(source, spec, tuple(sizes), config, context.work_folder())
+    manifest, pixels = ingestion.ingest(
+        source, spec, tuple(sizes), config, context.work_folder(), access=store_access.of_store()
+    )
     return manifest, pixels

@@ -16,8 +16,10 @@ def ingest_shard(
 ) -> tuple[Annotated[Manifest, "manifest_part"], Annotated[Pixels, "pixels_part"], Annotated[Share, "share"]]:
     from medflow import datasets
     from medflow import ingest as ingestion
-    from medflow.platform import context
+    from medflow.platform import context, store_access
 
     spec = datasets.get(dataset, declared)
-    made = ingestion.ingest_shard(source, spec, tuple(sizes), config, context.work_folder(), shard)
+    made = ingestion.ingest_shard(
+        source, spec, tuple(sizes), config, context.work_folder(), shard, access=store_access.of_store()
+    )
     return made.manifest, made.pixels, made.share

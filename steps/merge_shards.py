@@ -16,4 +16,5 @@ def merge_shards(
     from medflow import merge_shards as merging
     from medflow.platform import context
 
-    return merging.merge_shards(manifests, pixels, shares, context.work_folder())
+    merged, packed = merging.merge_shards(manifests, pixels, shares, context.work_folder())
+    return merged, packed

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from zenml.orchestrators import BaseOrchestrator, BaseOrchestratorConfig, BaseOr
 RUN_VARIABLE = "TEST_ORCHESTRATOR_RUN_ID"
 #: A step of this name is killed with SIGKILL as soon as its first checkpoint is in the store.
 KILL_VARIABLE = "TEST_KILL_STEP"
+#: How many steps run side by side, each once those before it are done.
+PARALLEL_VARIABLE = "TEST_PARALLEL"
 SECONDS = 600
 
 
@@ -36,12 +39,21 @@ class ProcessOrchestrator(BaseOrchestrator):
         return os.environ[RUN_VARIABLE]
 
     def submit_pipeline(self, snapshot, stack, base_environment, step_environments, placeholder_run=None) -> Any:
-        run_id = str(placeholder_run.id)
-        for name in snapshot.step_configurations:
+        run_id, left = str(placeholder_run.id), dict(snapshot.step_configurations)
+
+        def run(name: str) -> None:
             environment = {**os.environ, **step_environments[name], RUN_VARIABLE: run_id}
             code = _run(LightEntrypoint, name, snapshot.id, environment)
             if code:
                 raise RuntimeError(f"step {name} ended with exit code {code}")
+
+        side_by_side = int(os.environ.get(PARALLEL_VARIABLE, "1"))
+        with ThreadPoolExecutor(side_by_side) as pool:
+            while left:
+                ready = [name for name, step in left.items() if left.keys().isdisjoint(step.spec.upstream_steps)]
+                list(pool.map(run, ready[:side_by_side]))
+                for name in ready[:side_by_side]:
+                    del left[name]
         return None
 
 

@@ -38,7 +38,7 @@ def server(folder: Path) -> Iterator[str]:
     finally:
         os.environ.pop(URL_VARIABLE, None)
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 def client(url: str):

@@ -102,6 +102,7 @@ def run(
       medflow run chest_xray_pneumonia --source kaggle 'models=[{kind: timm, name: resnet18}]'
       medflow run ham10000 --source ~/ham.zip --metadata ~/HAM10000_metadata.csv
       medflow run covid_radiography --source ~/covid.zip --devices 2 --name two-gpus
+      medflow run covid_radiography --source s3://images/covid ingest.shards=4
       medflow run phantom split.seed=1 --json | jq .metrics
       medflow run covid_radiography --source kaggle --on kubernetes
     """

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 RUN_NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,78}[A-Za-z0-9])?")
 
 
-def read_settings(name: str, overrides: Sequence[str], source: str | None, metadata: Path | None = None) -> Reading:
+def read_settings(name: str, overrides: Sequence[str], source: str | None, metadata: str | None = None) -> Reading:
     """The settings of a run, with a dataset and heads that there are. Raises ConfigError."""
     from medflow import datasets
     from medflow.config.heads import check_heads
@@ -32,7 +32,7 @@ def read_settings(name: str, overrides: Sequence[str], source: str | None, metad
     return reading
 
 
-def settings_of(overrides: Sequence[str], source: str | None, metadata: Path | None = None) -> tuple[str, ...]:
+def settings_of(overrides: Sequence[str], source: str | None, metadata: str | None = None) -> tuple[str, ...]:
     """What the command line sets, ``--source`` and ``--metadata`` included."""
     return (*_source_settings(source), *_metadata_settings(metadata), *overrides)
 
@@ -54,12 +54,14 @@ def check_run_name(name: str | None, dataset: str) -> None:
         )
 
 
-def _metadata_settings(metadata: Path | None) -> tuple[str, ...]:
+def _metadata_settings(metadata: str | None) -> tuple[str, ...]:
     if metadata is None:
         return ()
-    path = metadata.expanduser().absolute()
+    if metadata.startswith("s3:"):
+        return (f"source.metadata={json.dumps(_place(metadata))}",)
+    path = Path(metadata).expanduser().absolute()
     if not path.is_file():
-        raise ConfigError(f"--metadata: expected a file, found {str(metadata)!r}, which is none", hint="check the path")
+        raise ConfigError(f"--metadata: expected a file, found {metadata!r}, which is none", hint="check the path")
     return (f"source.metadata={json.dumps(str(path))}",)
 
 
@@ -68,11 +70,20 @@ def _source_settings(source: str | None) -> tuple[str, ...]:
         return ()
     if source == "kaggle":
         return ("source.kind=kaggle", "source.path=null")
+    if source.startswith("s3:"):
+        return ("source.kind=s3", f"source.path={json.dumps(_place(source))}")
     path = Path(source).expanduser().absolute()
     if not path.exists():
         raise ConfigError(
-            f"--source: expected a folder, a .zip file or the word kaggle, found {source!r}, which does not exist",
+            "--source: expected a folder, a .zip file, s3://BUCKET/PREFIX or the word kaggle, "
+            f"found {source!r}, which does not exist",
             hint="check the path; `medflow phantom DATASET --to DIR` writes a folder to try with",
         )
     # Quoted as JSON, which is YAML too: a path may hold what YAML reads as something else.
     return (f"source.kind={'folder' if path.is_dir() else 'zip'}", f"source.path={json.dumps(str(path))}")
+
+
+def _place(uri: str) -> str:
+    from medflow.s3 import Place
+
+    return str(Place.of(uri))

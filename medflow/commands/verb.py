@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -22,15 +21,15 @@ Settings = Annotated[
 Source = Annotated[
     str | None,
     typer.Option(
-        metavar="DIR|ZIP|kaggle",
-        help="Where the images are: a folder, a .zip, or Kaggle. Sets source.kind and source.path.",
+        metavar="DIR|ZIP|kaggle|s3://…",
+        help="Where the images are: a folder, a .zip, Kaggle, or a bucket's. Sets source.kind and source.path.",
         show_default=False,
     ),
 ]
 Metadata = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
-        metavar="FILE",
+        metavar="FILE|s3://…",
         help="A table that the dataset's archive lacks, such as one that tells lesions. Sets source.metadata.",
         show_default=False,
     ),

@@ -14,6 +14,7 @@ from zenml import get_step_context, link_artifact_to_model, log_metadata
 from zenml.model.model import Model
 from zenml.models import ModelVersionResponse, PipelineRunResponse
 
+from medflow.errors import PlatformError
 from medflow.platform import aliases, recorded_files, registry, reports, stack, trackers
 from medflow.progress import say
 from medflow.records import WHOLE_HEAD, Evaluation, PackageFacts, Promotion, Recorded, Score
@@ -28,11 +29,23 @@ def record(dataset: str, facts: PackageFacts, evaluation: Evaluation, promotion:
     version = registry.ensure_version(dataset, facts)
     _stamp(version, run, facts, evaluation)
     if promotion.promoted:
+        _refuse_stale(dataset, promotion)
         registry.set_stage(version, promotion.stage)
     reference = f"{dataset}@{version.number}"
     mlflow_run = _track(dataset, reference, run, facts, evaluation, promotion)
     log_metadata(metadata={"model": reference, "promoted": promotion.promoted}, run_id_name_or_prefix=run.id)
     return Recorded(model=reference, run_id=str(run.id), mlflow_run_id=mlflow_run, content_digest=facts.content_digest)
+
+
+def _refuse_stale(dataset: str, promotion: Promotion) -> None:
+    """A run of the same dataset elsewhere may have taken the stage since this one was compared with its holder."""
+    holder = registry.challenge(dataset, promotion.stage).package_digest
+    if holder not in (promotion.incumbent, promotion.candidate):
+        raise PlatformError(
+            f"{promotion.stage} of {dataset} was given to another model while this run was going on; "
+            "this one was never compared with it",
+            hint="run again: what is trained is cached, and the candidate meets the new holder",
+        )
 
 
 def _stamp(

@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from zenml.exceptions import EntityExistsError
 from zenml.models import ArtifactVersionResponse, ModelVersionResponse
 
 from medflow.errors import ArtifactError, ConfigError, MedflowError, PlatformError
@@ -130,14 +132,19 @@ def _past(reference: str, holder: Bundle) -> Past:
 def ensure_version(name: str, facts: PackageFacts) -> ModelVersionResponse:
     """The version of this content, made where it is new."""
     client = stack.client()
+    version = facts.content_digest[:DIGITS]
+    # A run of the same dataset elsewhere may make either in the moment after we looked.
     try:
         client.get_model(name)
     except KeyError:
-        client.create_model(name=name, description=f"Models trained on {name}")
+        with suppress(EntityExistsError):
+            client.create_model(name=name, description=f"Models trained on {name}")
     try:
-        return client.get_model_version(name, facts.content_digest[:DIGITS])
+        return client.get_model_version(name, version)
     except KeyError:
-        return client.create_model_version(name, name=facts.content_digest[:DIGITS])
+        with suppress(EntityExistsError):
+            return client.create_model_version(name, name=version)
+        return client.get_model_version(name, version)
 
 
 def promote(reference: str, stage: str) -> ModelVersion:

@@ -3,6 +3,10 @@
 The client is used directly. ZenML's own step integration imports every flavour (torch included) at
 the first tracked step and resumes runs through global state, which races where steps run in parallel.
 The stack's experiment tracker still says where MLflow is, so ZenML and medflow always agree.
+
+MLflow has nothing by which two processes could agree on one parent that neither has made yet. So only steps that no
+other step runs beside make it (``parent_run``: `resolve`, `tune`, `record`); trainings, which run side by side, look
+for it (``child``), and where MLflow was down at `resolve` the one who makes the parent later adopts them.
 """
 
 from __future__ import annotations
@@ -29,6 +33,9 @@ MLFLOW = "MLflow"
 RUN_TAG = "zenml.pipeline_run_id"
 #: ``pipeline`` for the parent run of a pipeline run, ``step`` for its children.
 KIND_TAG = "medflow.kind"
+PARENT_TAG = "mlflow.parentRunId"
+#: Name of the step that a child belongs to.
+STEP_TAG = "medflow.step"
 #: Key, in the `extra` of a pipeline run, of its whole settings as YAML.
 CONFIG = "config"
 LIMIT = 500
@@ -67,7 +74,7 @@ def _use_token() -> None:
 
 
 def parent_run(dataset: str) -> str:
-    """Id of this pipeline run's MLflow run, made at the first call."""
+    """Id of this pipeline run's MLflow run, made at the first call. For steps that run alone."""
     run = get_step_context().pipeline_run
     mlflow = client()
     experiment = _experiment(mlflow, dataset)
@@ -75,6 +82,7 @@ def parent_run(dataset: str) -> str:
     if found is None:
         tags = {RUN_TAG: str(run.id), KIND_TAG: "pipeline", "zenml.pipeline_run": run.name, "medflow.dataset": dataset}
         found = mlflow.create_run(experiment, run_name=run.name, tags=tags)
+        _adopt(mlflow, experiment, found.info.run_id, str(run.id))
     log_metadata(
         metadata={"mlflow_run_id": found.info.run_id, "mlflow_experiment_id": experiment}, run_id_name_or_prefix=run.id
     )
@@ -86,6 +94,13 @@ def _find(mlflow: MlflowClient, experiment: str, run_id: str) -> Run | None:
     return next(iter(mlflow.search_runs([experiment], query, max_results=1)), None)
 
 
+def _adopt(mlflow: MlflowClient, experiment: str, parent: str, run_id: str) -> None:
+    """Hand over the trainings that began before there was a parent."""
+    query = f"tags.`{RUN_TAG}` = '{run_id}' and tags.`{KIND_TAG}` = 'step'"
+    for run in mlflow.search_runs([experiment], query, max_results=1000):
+        mlflow.set_tag(run.info.run_id, PARENT_TAG, parent)
+
+
 def _experiment(mlflow: MlflowClient, name: str) -> str:
     found = mlflow.get_experiment_by_name(name)
     if found is not None:
@@ -95,7 +110,15 @@ def _experiment(mlflow: MlflowClient, name: str) -> str:
     if uri.startswith("sqlite:///"):
         # With a SQLite URI MLflow would put artifacts into ./mlruns of the current folder.
         location = (Path(uri.removeprefix("sqlite:///")).parent / "artifacts").as_uri()
-    return str(mlflow.create_experiment(name, artifact_location=location))
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(mlflow.create_experiment(name, artifact_location=location))
+    except MlflowException:
+        made = mlflow.get_experiment_by_name(name)  # by another process, since we looked
+        if made is None:
+            raise
+        return str(made.experiment_id)
 
 
 class MlflowRun:
@@ -139,18 +162,29 @@ def begin(dataset: str) -> None:
 
 def child(dataset: str, name: str, tags: Mapping[str, str]) -> Sink:
     """A child run of this pipeline run, for one training."""
-    mlflow, parent = client(), parent_run(dataset)
-    context = get_step_context()
+    mlflow, context = client(), get_step_context()
+    experiment = _experiment(mlflow, dataset)
+    parent = _find(mlflow, experiment, str(context.pipeline_run.id))
     known = {
-        "mlflow.parentRunId": parent,
         KIND_TAG: "step",
         RUN_TAG: str(context.pipeline_run.id),
+        STEP_TAG: context.step_run.name,
         "zenml.step_run_id": str(context.step_run.id),
     }
-    experiment = mlflow.get_run(parent).info.experiment_id
+    if parent is not None:
+        known[PARENT_TAG] = parent.info.run_id
+    _close_earlier(mlflow, experiment, known, name)
     run = mlflow.create_run(experiment, run_name=name, tags={**known, **tags})
-    log_metadata(metadata={"mlflow_run_id": run.info.run_id, "mlflow_parent_run_id": parent})
+    log_metadata(metadata={"mlflow_run_id": run.info.run_id, "mlflow_parent_run_id": known.get(PARENT_TAG, "")})
     return MlflowRun(mlflow, str(run.info.run_id))
+
+
+def _close_earlier(mlflow: MlflowClient, experiment: str, tags: Mapping[str, str], name: str) -> None:
+    """Close what a killed attempt at this very training left running; nobody else would."""
+    same = " and ".join(f"tags.`{tag}` = '{tags[tag]}'" for tag in (RUN_TAG, STEP_TAG))
+    query = f"{same} and attributes.status = 'RUNNING' and attributes.run_name = '{name}'"
+    for run in mlflow.search_runs([experiment], query):
+        mlflow.set_terminated(run.info.run_id, "KILLED")
 
 
 def without_secrets(uri: str) -> str:

@@ -69,20 +69,20 @@ class Generated(Record):
 class Source(Record):
     """Where images came from this time, as ``resolve`` saw the world."""
 
-    kind: Literal["kaggle", "folder", "zip", "generated"]
+    kind: Literal["kaggle", "folder", "zip", "s3", "generated"]
     fingerprint: str
-    """Changes when the source does: Kaggle's version, or a digest over names, sizes and times."""
+    """Changes when the source does: Kaggle's version, or a digest over names, sizes and times (in a bucket, ETags)."""
     uri: Annotated[str, BESIDE] = ""
-    """Kaggle handle, or the folder or archive as given."""
+    """Kaggle handle, the folder or archive as given, or ``s3://bucket/prefix``."""
     version: Annotated[str, BESIDE] = ""
     """Kaggle's version number as text; empty where the source has none. Never invented."""
     generated: Generated | None = None
     beside: str = ""
     """Digest of files outside of the source that the dataset's listing reads; empty where it reads none."""
     metadata: str = ""
-    """sha256 of the file given with ``--metadata``; empty for none."""
+    """sha256 of the file given with ``--metadata``, of its name, size and ETag in a bucket; empty for none."""
     metadata_uri: Annotated[str, BESIDE] = ""
-    """Where that file lies."""
+    """Where that file lies: a path, or ``s3://bucket/key``."""
 
 
 Role = Literal["train", "val", "test"]

@@ -12,11 +12,17 @@ Severity = Literal["error", "warning", "info", "off"]
 
 
 class SourceConfig(Section):
-    kind: Literal["kaggle", "folder", "zip", "generated"] = "kaggle"
+    kind: Literal["kaggle", "folder", "zip", "s3", "generated"] = "kaggle"
     path: str | None = None
-    """Folder or .zip; `--source` sets kind and path together."""
+    """Folder, .zip, or s3://BUCKET/PREFIX of a folder or archive; `--source` sets kind and path together.
+
+    A bucket is read with the artifact store's credentials where that is an S3 store, else with AWS_* variables.
+    """
     metadata: str | None = None
-    """A table that the archive lacks, such as one that tells which images show one lesion; `--metadata` sets it."""
+    """A table that the archive lacks, such as one that tells which images show one lesion; `--metadata` sets it.
+
+    A path, or s3://BUCKET/KEY.
+    """
     version: str = "latest"
     """Kaggle's version number, or `latest`: resolved at each run and recorded."""
     images: int = Field(600, ge=24, le=1_000_000)
