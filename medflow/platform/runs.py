@@ -45,8 +45,9 @@ def run(
     if place is None:
         response, order = execute(lambda: training(config), config.dataset, say, name)
     else:
-        from medflow.platform.kubernetes import running
+        from medflow.platform.kubernetes import running, upload
 
+        config = config.model_copy(update={"source": upload.in_reach_of_pods(config.source)})
         response, order = running.execute(training(config), config.dataset, say, *place, name=name)
     return _outcome(response, config, order, time.monotonic() - started)
 
