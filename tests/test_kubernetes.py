@@ -15,6 +15,7 @@ from zenml.integrations.kubernetes.pod_settings import KubernetesPodSettings
 
 from medflow.config.sections.place import PlaceConfig, StepPlace, Toleration
 from medflow.config.sections.stack import StackConfig
+from medflow.errors import ChecksFailed, ConfigError, DownloadError, SplitError, TrainingError, WeightsUnavailable
 from medflow.platform.kubernetes import reasons, settings
 from medflow.platform.kubernetes.cluster import Observed
 from medflow.platform.kubernetes.readback import dropped, quantity
@@ -205,3 +206,13 @@ def test_a_planted_setting_is_fatal():
     job = seen()
     del job.job["spec"]["template"]["spec"]["nodeSelector"]
     assert "node_selector: asked {'disk': 'ssd'}, found {}" in str(reasons.fatal(job, ASKED))
+
+
+@pytest.mark.parametrize("error", [ConfigError, SplitError, ChecksFailed, TrainingError])
+def test_what_another_try_would_raise_again_is_not_retried(error):
+    assert reasons.raised_for_good(seen(pod=ended_with(reason="Error", exitCode=error.exit_code)))
+
+
+@pytest.mark.parametrize("code", [0, 1, 137, 143, DownloadError.exit_code, WeightsUnavailable.exit_code])
+def test_what_may_go_well_another_time_is_retried(code):
+    assert not reasons.raised_for_good(seen(pod=ended_with(reason="Error", exitCode=code)))

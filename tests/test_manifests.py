@@ -21,7 +21,7 @@ SOURCES = ROOT / "infra" / "kubernetes"
 OVERLAYS = manifests.overlays()
 IMAGE = re.compile(r"^(?!.*:latest$)[a-z0-9./:-]+:[A-Za-z0-9._-]+$")
 #: Labels that ZenML 0.98 gives the pods of a run, of which the orchestrator's have no step.
-STEP_LABELS = dict.fromkeys(("project_id", "pipeline", "run_id", "run_name", "step_run_id", "step_name"), "x")
+STEP_LABELS = dict.fromkeys(("project_id", "pipeline", "run_id", "run_name", "step_name"), "x")
 ORCHESTRATOR_LABELS = dict.fromkeys(("project_id", "pipeline", "run_id", "run_name"), "x")
 
 

@@ -48,7 +48,7 @@ def report_of(run: PipelineRunResponse) -> RunReport:
     evaluations = _all(run, VALIDATION_STEPS, Evaluation)
     return RunReport(
         title=f"{dataset}: {run.run_metadata.get('model', 'no model')}",
-        lead=f"Run {run.name}, {run.status.value}, {run.id}",
+        lead=_lead(run),
         parts={role: part for role in ("train", "val", "test") if (part := _one(run, "split", role)) is not None},
         findings=_one(run, "validate", "findings"),
         cards=tuple(bundle.card for bundle in bundles),
@@ -61,6 +61,14 @@ def report_of(run: PipelineRunResponse) -> RunReport:
         promotion=_one(run, "promote", "promotion"),
         lineage=lineage.of_run(run),
     )
+
+
+def _lead(run: PipelineRunResponse) -> str:
+    """What run it is; for one in a cluster why it failed, and where logs and events of its pods are kept."""
+    facts = run.run_metadata
+    failures = [f"{key}: {value}" for key, value in facts.items() if key.startswith("failure of ")]
+    kept = [f"logs and events of its pods: {facts['pods']}"] if "pods" in facts else []
+    return "; ".join([f"Run {run.name}, {run.status.value}, {run.id}", *failures, *kept])
 
 
 def validations(run: PipelineRunResponse) -> dict[str, Evaluation]:

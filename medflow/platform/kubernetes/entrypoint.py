@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+import traceback
+
 from zenml.entrypoints import entrypoint
 from zenml.entrypoints.step_entrypoint_configuration import StepEntrypointConfiguration
 from zenml.utils import source_utils
 
+from medflow.errors import MedflowError
 from medflow.imports import ROOT
 from medflow.platform import caching, stack
 from medflow.progress import say
@@ -31,6 +35,16 @@ def prepare() -> None:
     source_utils.set_custom_source_root(str(ROOT))
 
 
-if __name__ == "__main__":
+def main() -> int:
+    """Run the step that the arguments name; the exit code of the error's class where it raises one of medflow's."""
     prepare()
-    entrypoint.main()
+    try:
+        entrypoint.main()
+    except MedflowError as error:
+        traceback.print_exception(error)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -69,6 +69,10 @@ def _watched(
             here.delete_job(job_name)
             keeper.failed(seen, reason)
             return kube_utils.JobStatus.FAILED, reason
+        if reasons.raised_for_good(seen):
+            # The step has told the server why; its job would only try again.
+            here.delete_job(job_name)
+            return kube_utils.JobStatus.FAILED, "the step raised an error that no retry can cure"
         status, message = check(job_name=job_name, **rest)
         if status == kube_utils.JobStatus.FAILED:
             message = reasons.ended(keeper.latest(seen)) or message

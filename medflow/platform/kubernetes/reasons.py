@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from medflow.config.sections.place import StepPlace
+from medflow.errors import ConfigError, DataError, TrainingError
 from medflow.platform.kubernetes.cluster import Observed
 from medflow.platform.kubernetes.readback import dropped
 from medflow.platform.kubernetes.settings import HOPELESS
 
 KILLED = 137
+#: What depends on settings, data and code alone; sources, models' weights and servers may come back.
+FOR_GOOD = frozenset(kind.exit_code for kind in (ConfigError, DataError, TrainingError))
 POD_SECURITY = "violates PodSecurity"
 QUOTA = "exceeded quota"
 
@@ -18,6 +21,11 @@ QUOTA = "exceeded quota"
 def fatal(seen: Observed, asked: StepPlace | None = None) -> str | None:
     """What no waiting and no retry can cure, or None."""
     return _dropped(seen, asked) or _out_of_memory(seen) or _refused(seen) or _image(seen)
+
+
+def raised_for_good(seen: Observed) -> bool:
+    """Whether a step raised what another try would raise again: it says so by its exit code (`entrypoint`)."""
+    return any(state.get("exitCode") in FOR_GOOD for pod in seen.pods for state in _terminated(pod))
 
 
 def ended(seen: Observed) -> str | None:

@@ -52,6 +52,8 @@ def execute(
         say("stopping the run")
         stop(run_id, here)
         raise
+    finally:
+        remove_token(run_id, here)
     return run, list(configured.invocations)
 
 
@@ -94,7 +96,13 @@ def stop(run_id: str, here: Cluster) -> None:
             Client().zen_store.update_run(run.id, PipelineRunUpdate(status=status, status_reason="stopped by its user"))
     for job in here.jobs(run_id):
         here.delete_job(job.name)
-    if run.snapshot is not None:
+    remove_token(run_id, here)
+
+
+def remove_token(run_id: str, here: Cluster) -> None:
+    """Remove the Secret that lets a run's pods speak to the server; the orchestrator does it, where it gets so far."""
+    run = Client().get_pipeline_run(run_id)
+    if run.status.is_finished and run.snapshot is not None:
         here.delete_secret(f"zenml-token-{run.snapshot.id}")
 
 

@@ -61,7 +61,7 @@ def why(run: PipelineRunResponse, steps: dict[str, StepRunResponse]) -> str:
     told += [
         f"step {name}: {_raised(step)}"
         for name, step in steps.items()
-        if step.status == ExecutionStatus.FAILED and f"{FAILURE}{name}" not in metadata
+        if step.status in (ExecutionStatus.FAILED, ExecutionStatus.RETRYING) and f"{FAILURE}{name}" not in metadata
     ]
     return "; ".join(told) or run.get_body().status_reason or "no step told why"
 
