@@ -11,7 +11,7 @@ import pytest
 from clusters import ROOT, Cluster
 
 #: Bytes. "Well under 1 GB".
-SERVING_BYTES = 700_000_000
+SERVING_BYTES = 800_000_000
 REBUILD_SECONDS = 60
 
 
