@@ -80,7 +80,7 @@ def test_a_taint_that_is_only_a_preference_is_none():
     ],
 )
 def test_a_quota_must_have_room_for_the_step_and_the_orchestrator(hard, used, amiss):
-    quotas = [{"metadata": {"name": "medflow"}, "status": {"hard": hard, "used": used}}]
+    quotas = [{"metadata": {"name": "medflow"}, "spec": {"hard": hard}, "status": {"used": used}}]
     orchestrator = StepPlace(cpu=0.1, memory="1Gi")
     found = list(quota_findings("train", StepPlace(cpu=1, memory="2Gi"), orchestrator, quotas))
     assert [item.check for item in found] == ([Check.QUOTA] if amiss else [])

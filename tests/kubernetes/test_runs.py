@@ -101,7 +101,12 @@ def medflow(cluster: Cluster, servers: Servers, tag: str, tmp_path_factory: pyte
             context=cluster.context, namespace=RUNS, image=image, registry=cluster.registry, bucket=BUCKET, folder=part
         )
     )
-    environment = {
+    return Medflow(folder, environment_of(cluster, servers, folder), cluster, part)
+
+
+def environment_of(cluster: Cluster, servers: Servers, folder: Path) -> dict[str, str]:
+    """What a user has exported."""
+    return {
         **cluster.environment,
         **cluster.store.environment,
         "PYTHONPATH": str(ROOT),
@@ -111,7 +116,6 @@ def medflow(cluster: Cluster, servers: Servers, tag: str, tmp_path_factory: pyte
         "ZENML_STORE_PASSWORD": servers.password,
         "MLFLOW_TRACKING_URI": servers.mlflow,
     }
-    return Medflow(folder, environment, cluster, part)
 
 
 @pytest.fixture(scope="module")

@@ -52,7 +52,8 @@ def quota_findings(
 ) -> Iterator[Finding]:
     """What the namespace's quotas leave is less than this step and the orchestrator need together."""
     for quota in quotas:
-        hard, used = (quota.get("status", {}).get(part, {}) for part in ("hard", "used"))
+        # Of one that was just made the status is empty for a moment.
+        hard, used = quota["spec"].get("hard", {}), quota.get("status", {}).get("used", {})
         for name, value in _needed(step, asked, orchestrator).items():
             left = (quantity(hard[name]) or 0.0) - (quantity(used.get(name)) or 0.0) if name in hard else None
             if left is not None and left < value:
