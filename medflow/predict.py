@@ -2,7 +2,8 @@
 
 Bytes become pixels as in training and serving (``preprocess.to_fitted``), and torch and ONNX bundles go through
 the same scorer, so they give the same answers. Masks and overlays have the size of their image
-(``preprocess.unfit_mask``). For an overlay the image is decoded a second time: to hold a batch of large ones
+(``preprocess.unfit_mask``). An overlay carries the decision and its probability in words; where a model gives no
+mask it is drawn on request. For an overlay the image is decoded a second time: to hold a batch of large ones
 would take gigabytes.
 """
 
@@ -14,9 +15,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from pydantic import Field
 
 from medflow.atomic import replacing, write_bytes
@@ -35,6 +37,10 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", "
 BATCH = 8
 #: Red with this share of opacity marks the mask.
 OPACITY = 0.4
+#: Lines of text that fit above one another on an overlay.
+LINES = 20
+Overlays = Literal["masks", "all"]
+"""Of which images there is a picture: of those with a mask, or of all."""
 
 
 class Prediction(Record):
@@ -69,18 +75,28 @@ class Predicted(Record):
         return "\n".join([answered, *(f"{row.path}: {row.error}" for row in self.rows if row.error)])
 
 
-def predict(bundle: Bundle, images: Sequence[Path], out: Path, *, reports: Path | None = None) -> Predicted:
+def predict(
+    bundle: Bundle,
+    images: Sequence[Path],
+    out: Path,
+    *,
+    reports: Path | None = None,
+    overlays: Overlays = "masks",
+    samples: int | None = None,
+) -> Predicted:
     """Score files, and all images below folders, into ``out``: predictions.csv, and masks/ and overlays/ where the
     model gives a mask.
 
-    ``reports`` is a CSV of the images' reports (``report_table``); an image without one is scored without. An input
-    that cannot be read becomes a row with an error. Raises DataError where nothing was given, or reports to a model
-    that reads none.
+    ``overlays``: ``all`` draws a picture with class and confidence where the model gives no mask, too. ``samples``:
+    score that many of the images only, the same ones each time. ``reports`` is a CSV of the images' reports
+    (``report_table``); an image without one is scored without. An input that cannot be read becomes a row with an
+    error. Raises DataError where nothing was given, or reports to a model that reads none.
     """
     paths = find(images)
     if not paths:
         raise DataError("there is no image to predict on", hint=f"name files, or folders with {', '.join(SUFFIXES)}")
-    run = _Run(bundle.card, open_scorer(bundle), out, _reports(bundle, paths, reports))
+    paths = sampled(paths, samples)
+    run = _Run(bundle.card, open_scorer(bundle), out, _reports(bundle, paths, reports), overlays)
     out.mkdir(parents=True, exist_ok=True)
     batches = [paths[start : start + BATCH] for start in range(0, len(paths), BATCH)]
     done = [run.batch(batch, BATCH * number) for number, batch in enumerate(_told(batches))]
@@ -108,6 +124,14 @@ def find(images: Sequence[Path]) -> list[Path]:
     return found
 
 
+def sampled(paths: Sequence[Path], count: int | None) -> list[Path]:
+    """``count`` of the paths in their order, spread by a fixed seed; all of them for None."""
+    if count is None or count >= len(paths):
+        return list(paths)
+    chosen = np.random.default_rng(len(paths)).permutation(len(paths))[:count]
+    return [paths[place] for place in sorted(chosen.tolist())]
+
+
 def _reports(bundle: Bundle, paths: Sequence[Path], table: Path | None) -> tuple[str | None, ...]:
     if table is None:
         return (None,) * len(paths)
@@ -123,6 +147,7 @@ class _Run:
     out: Path
     reports: tuple[str | None, ...]
     """One for each path among all."""
+    overlays: Overlays
 
     def batch(self, paths: Sequence[Path], first: int) -> list[Prediction]:
         """One row a path, in order; ``first`` is the number of the first path among all."""
@@ -162,31 +187,49 @@ class _Run:
         number: int,
     ) -> Prediction:
         update: dict[str, object] = {"probabilities": {}}
+        words, mask = "", None
         for head in self.card.heads:
             if head.kind == "mask":
                 cut = float(threshold_values(head, self.card.thresholds)[0])
                 mask = unfit_mask(scores[head.name][0], cut, self.card.preprocess.pixels, size)
-                update |= self._drawn(Path(row.path), mask, f"{number:05d}-{Path(row.path).stem}.png")
             else:
                 update["probabilities"] = dict(zip(head.columns(), scores[head.name].tolist(), strict=True))
                 update["decision"] = _decision(head, decisions[head.name])
+                words = caption(head, scores[head.name], decisions[head.name])
+        name = f"{number:05d}-{Path(row.path).stem}.png"
+        if mask is not None:
+            update |= {"mask_fraction": float(mask.mean()), "mask": self._put(MASKS, name, mask_png(mask))}
+        if mask is not None or self.overlays == "all":
+            image = read(Path(row.path).read_bytes(), self.card.preprocess.pixels.channels)
+            update["overlay"] = self._put(OVERLAYS, name, overlay_png(image, mask, words))
         return row.model_copy(update=update)
 
-    def _drawn(self, path: Path, mask: np.ndarray, name: str) -> dict[str, object]:
-        """Write mask and overlay of an image; the fields of its row that tell of them."""
-        image = read(path.read_bytes(), self.card.preprocess.pixels.channels)
-        for folder, png in ((MASKS, mask_png(mask)), (OVERLAYS, overlay_png(image, mask))):
-            (self.out / folder).mkdir(exist_ok=True)
-            write_bytes(self.out / folder / name, png)
-        return {"mask_fraction": float(mask.mean()), "mask": f"{MASKS}/{name}", "overlay": f"{OVERLAYS}/{name}"}
+    def _put(self, folder: str, name: str, png: bytes) -> str:
+        """Write a picture; its path relative to the output folder."""
+        (self.out / folder).mkdir(exist_ok=True)
+        write_bytes(self.out / folder / name, png)
+        return f"{folder}/{name}"
 
 
-def overlay_png(image: Image.Image, mask: np.ndarray) -> bytes:
-    """PNG of a mode L or RGB image with a bool mask (height, width) in red over it."""
+def caption(head: HeadSpec, scores: np.ndarray, decided: np.ndarray) -> str:
+    """The decided class, or each decided label on a line, with its probability; ``none`` where no label was."""
+    chosen = [int(decided)] if head.kind == "exclusive" else np.flatnonzero(decided).tolist()
+    return "\n".join(f"{head.labels[place]} {scores[place]:.2f}" for place in chosen) or "none"
+
+
+def overlay_png(image: Image.Image, mask: np.ndarray | None, words: str = "") -> bytes:
+    """PNG of a mode L or RGB image, with a bool mask (height, width) in red over it and words in its corner."""
     color = image.convert("RGB")
-    reds = [round(value * (1 - OPACITY) + 255 * OPACITY) for value in range(256)]
-    others = [round(value * (1 - OPACITY)) for value in range(256)]
-    color.paste(color.point(reds + others + others), mask=Image.fromarray(mask).convert("L"))
+    if mask is not None:
+        reds = [round(value * (1 - OPACITY) + 255 * OPACITY) for value in range(256)]
+        others = [round(value * (1 - OPACITY)) for value in range(256)]
+        color.paste(color.point(reds + others + others), mask=Image.fromarray(mask).convert("L"))
+    if words:
+        size = max(8, min(color.size) // LINES)
+        font, rim = ImageFont.load_default(size), max(1, size // 8)
+        # White on a dark rim, so that it reads on lung and bone alike.
+        place = (size // 2, size // 2)
+        ImageDraw.Draw(color).multiline_text(place, words, "white", font, stroke_width=rim, stroke_fill="black")
     stream = BytesIO()
     color.save(stream, "PNG")
     return stream.getvalue()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -95,6 +97,16 @@ def test_a_cheap_command_runs(words: list[str], tmp_path: Path, monkeypatch: pyt
     assert capfd.readouterr().out
 
 
+def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    [code] = [text for language, text in BLOCK.findall(README) if language == "python"]
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    parameters, best, score = capsys.readouterr().out.splitlines()
+    assert int(parameters) == names["bundle"].card.parameters > 1000
+    assert float(best) == names["bundle"].card.training.best_score and "metric='auroc'" in score
+
+
 def test_make_targets_are_there() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     asked = {words[1] for words in commands() if words[0] == "make"}
@@ -105,7 +117,10 @@ def test_make_targets_are_there() -> None:
 def test_files_and_folders_are_there() -> None:
     named = {text for text in INLINE if re.fullmatch(r"[\w.-]+(/[\w.-]+)*/?", text) and ("/" in text or "." in text)}
     theirs = {datasets.get(name).card.kaggle for name in datasets.names()} | {f"{name}.yaml" for name in OWN}
-    ours = {name for name in named - theirs if not PLACEHOLDER.search(name) and not name.startswith(".")}
+    in_python = {name for name in named if re.fullmatch(r"medflow(\.\w+)+", name)}
+    assert {"medflow.models.build", "medflow.train.train"} <= in_python
+    assert all(callable(pkgutil.resolve_name(name)) for name in in_python)
+    ours = {name for name in named - theirs - in_python if not PLACEHOLDER.search(name) and not name.startswith(".")}
     assert {"requirements.lock", "medflow/", "pipelines/training.py"} <= ours
     assert not [name for name in sorted(ours) if not (ROOT / name).exists()]
 

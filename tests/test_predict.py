@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+from io import BytesIO
 from pathlib import Path
 
 import handmade
@@ -16,7 +17,7 @@ from PIL import Image
 from medflow.config.sections import ExportConfig
 from medflow.errors import DataError
 from medflow.export import export_onnx
-from medflow.predict import TABLE, find, overlay_png, predict
+from medflow.predict import TABLE, caption, find, overlay_png, predict, sampled
 from medflow.records import Bundle
 
 
@@ -87,8 +88,9 @@ def test_files_of_one_name_keep_their_own_overlays(bundle: Bundle, tmp_path: Pat
     paths = _files(tmp_path / "one", {"x.png": 20}) + _files(tmp_path / "two", {"x.png": 220})
     rows = predict(bundle, paths, tmp_path / "out").rows
     dark, bright = (np.asarray(Image.open(tmp_path / "out" / row.overlay)) for row in rows)
-    assert (dark == 20).all()
-    assert tuple(bright[0, 0]) == (234, 132, 132)
+    # The upper left corner holds words.
+    assert (dark[24:] == 20).all()
+    assert tuple(bright[-1, -1]) == (234, 132, 132)
 
 
 def test_masks_and_overlays_have_the_size_of_their_image(bundle: Bundle, tmp_path: Path) -> None:
@@ -120,6 +122,39 @@ def test_overlay_leaves_unmarked_pixels(tmp_path: Path) -> None:
     assert image.getpixel((0, 0)) == (100, 100, 100)
 
 
+def test_an_overlay_says_class_and_confidence(bundle: Bundle, tmp_path: Path) -> None:
+    paths = _files(tmp_path / "in", {"a.png": 124, "b.png": 220})
+    predicted = predict(bundle, paths, tmp_path / "out")
+    for path, row, words in zip(paths, predicted.rows, ("dark 0.62", "bright 1.00"), strict=True):
+        mask = np.asarray(Image.open(tmp_path / "out" / row.mask)) > 0
+        drawn = (tmp_path / "out" / row.overlay).read_bytes()
+        assert drawn == overlay_png(Image.open(path), mask, words) != overlay_png(Image.open(path), mask)
+
+
+def test_words_stand_in_a_corner_and_read_on_black_and_on_white() -> None:
+    for gray in (0, 255):
+        found = np.asarray(Image.open(BytesIO(overlay_png(Image.new("L", (400, 300), gray), None, "COVID 0.93"))))
+        changed = (found != gray).any(axis=2)
+        assert found.shape == (300, 400, 3) and changed.sum() > 100
+        assert not changed[60:].any() and not changed[:, 200:].any()
+
+
+def test_a_caption_names_every_decided_label() -> None:
+    head = handmade.DIAGNOSIS.model_copy(update={"kind": "independent"})
+    scores = np.array([0.61, 0.804])
+    assert caption(head, scores, np.array([True, True])) == "dark 0.61\nbright 0.80"
+    assert caption(head, scores, np.array([False, False])) == "none"
+
+
+def test_some_of_the_images_the_same_each_time(bundle: Bundle, tmp_path: Path) -> None:
+    paths = _files(tmp_path / "in", {f"{number:02d}.png": 10 * number for number in range(20)})
+    chosen = sampled(paths, 5)
+    assert len(chosen) == 5 and chosen == sorted(chosen) == sampled(paths, 5) != paths[:5]
+    assert sampled(paths, None) == sampled(paths, 50) == paths
+    predicted = predict(bundle, paths, tmp_path / "out", samples=5)
+    assert [row.path for row in predicted.rows] == [str(path) for path in chosen]
+
+
 @pytest.mark.parametrize("model", [squares.RESNET, squares.UNET], ids=lambda model: model.key)
 def test_torch_and_onnx_agree(model: squares.ModelConfig, tmp_path: Path) -> None:
     torch.set_num_threads(1)
@@ -137,3 +172,6 @@ def test_torch_and_onnx_agree(model: squares.ModelConfig, tmp_path: Path) -> Non
         assert one.decision == two.decision != ""
         assert dict(one.probabilities) == pytest.approx(dict(two.probabilities), abs=1e-4)
         assert one.mask_fraction == (two.mask_fraction and pytest.approx(two.mask_fraction, abs=1e-2))
+    first = predict(after, paths, tmp_path / "all", overlays="all", samples=3).rows
+    assert len(first) == 3 and all((tmp_path / "all" / row.overlay).is_file() for row in first)
+    assert bool(second[0].overlay) == (model is squares.UNET), "a picture without a mask is drawn on request alone"

@@ -80,9 +80,15 @@ def predict(
     reports: Annotated[
         Path | None, typer.Option(metavar="FILE.csv", help="Reports: columns image (path or name) and text.")
     ] = None,
+    overlays: Annotated[
+        bool, typer.Option("--overlays", help="Pictures with class and confidence, also where there is no mask.")
+    ] = False,
+    samples: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Score only N of the images.", show_default=False)
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Score image files: a CSV, and overlays of masks.
+    """Score image files: a CSV, and overlays of masks with class and confidence.
 
     The CSV has every class's probability and the decision. Torch and ONNX models give the same.
 
@@ -90,6 +96,7 @@ def predict(
     Examples:
       medflow predict phantom scan.png --out predictions
       medflow predict covid_radiography@production scans/*.png --out predictions
+      medflow predict chest_xray_pneumonia scans --overlays --samples 12 --out predictions
       medflow predict path/to/bundle scan.png --out predictions
       medflow predict phantom@3 scans --reports reports.csv --out predictions
     """
@@ -97,7 +104,9 @@ def predict(
         bundle = bundle_of(model, Path(scratch))
         from medflow.predict import predict as score
 
-        predicted = score(bundle, images, out, reports=reports)
+        predicted = score(
+            bundle, images, out, reports=reports, overlays="all" if overlays else "masks", samples=samples
+        )
     if as_json:
         output.emit_json(predicted.model_dump(mode="json"))
     else:
