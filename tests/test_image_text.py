@@ -9,6 +9,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import handmade
 import httpx
 import numpy as np
 import pyarrow
@@ -16,12 +17,14 @@ import pytest
 import tiny
 import torch
 from PIL import Image
+from pydantic import TypeAdapter
 from safetensors.numpy import load_file
 from sklearn.metrics import roc_auc_score
 from starlette.responses import Response
 
-from medflow import hub, models
+from medflow import datasets, hub, models
 from medflow.config.sections import (
+    Declaration,
     ExportConfig,
     ImageTextModel,
     PruneConfig,
@@ -36,6 +39,7 @@ from medflow.door import ASKED, PREDICT, Door
 from medflow.errors import ArtifactError, DataError, ModelError, WeightsUnavailable
 from medflow.export import export_onnx
 from medflow.graph import Graph, check_golden
+from medflow.package import package
 from medflow.predict import predict
 from medflow.prune import prune
 from medflow.quantize import quantize
@@ -43,6 +47,7 @@ from medflow.records import Bundle, Manifest
 from medflow.report_table import read_reports, reports_of
 from medflow.scoring import open_scorer
 from medflow.serve import Identity, Model
+from medflow.server import start_server
 from medflow.substitute import with_reachable_encoders
 from medflow.text import MAX_CHARACTERS, learn_tokenizer
 from medflow.text_encoder import prepare
@@ -363,6 +368,28 @@ def test_a_served_report_is_read_as_in_training(service, picture):
     scorer = open_scorer(service.bundle)
     expected = probabilities(scorer(pixels, [WORDS[2]]), card.heads, card.temperatures)["diagnosis"][0]
     assert np.allclose(list(with_report["probabilities"].values()), expected, atol=1e-6)
+
+
+def test_the_packaged_service_reads_the_field_text(service, picture, tmp_path):
+    """A real Bento over HTTP, of a model whose dataset no module but a YAML declares."""
+    declared = TypeAdapter(Declaration).validate_python(
+        {"kind": "table", "csv": "t.csv", "columns": {"path": "file", "text": "report"},
+         "heads": [{**tiny.LABELS.model_dump(), "column": "dx"}]}
+    )  # fmt: skip
+    dataset = datasets.get("mine", declared).card
+    copy = service.bundle.copy_to(tmp_path / "bundle")
+    bundle = replace(copy, card=copy.card.model_copy(update={"dataset": dataset})).write_card()
+    made = package(bundle, handmade.evaluation(bundle), work=tmp_path / "work")
+    assert made.facts.tag.startswith("mine:")
+    with start_server(made, home=tmp_path / "home", log=tmp_path / "log") as running, httpx.Client(timeout=60) as http:
+        url, files = f"{running.url}{PREDICT}", {"image": ("scan.png", picture)}
+        read, unread = (http.post(url, files=files, data=fields).json() for fields in ({"text": WORDS[2]}, {}))
+        told = http.get(f"{running.url}/model/info").json()
+    assert (read["report_read"], unread["report_read"]) == (True, False)
+    assert told["card"]["dataset"]["name"] == "mine" and told["card"]["text"] is not None
+    for answer, fields in ((read, {"text": WORDS[2]}), (unread, {})):
+        assert answer["probabilities"] == pytest.approx(ask(service, image=picture, **fields)[1]["probabilities"])
+    assert read["probabilities"] != unread["probabilities"]
 
 
 @pytest.mark.parametrize(
