@@ -31,12 +31,15 @@ def server(folder: Path) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}"
     with (folder / "s3.log").open("wb") as log:
         process = subprocess.Popen(_command(folder, port), stdout=log, stderr=log, env=_environment())
+    before = os.environ.get(URL_VARIABLE)
     try:
         _make_bucket(url)
         os.environ[URL_VARIABLE] = url
         yield url
     finally:
         os.environ.pop(URL_VARIABLE, None)
+        if before is not None:
+            os.environ[URL_VARIABLE] = before
         process.terminate()
         process.wait(60)
 

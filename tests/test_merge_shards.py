@@ -55,7 +55,7 @@ def shard_files(pixels: Pixels) -> dict[str, bytes]:
     return {shard.path: (pixels.root / shard.path).read_bytes() for shard in named}
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(images=st.integers(1, 23), shards=st.integers(1, 10), turn=st.randoms(use_true_random=False))
 def test_any_number_of_shards_gives_the_content_of_one(images: int, shards: int, turn) -> None:
     with tempfile.TemporaryDirectory() as folder:
