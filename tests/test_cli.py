@@ -221,7 +221,7 @@ WRONG = {
     "unknown settings": (["run", "phantm"], 2, "no settings are called 'phantm': expected ", "did you mean 'phantom'?"),
     "unknown key": (["run", "phantom", "train.epoch=1"], 2, "command line: train.epoch: expected a setting's name",
                     "did you mean train.epochs?"),
-    "unknown place": (["run", "phantom", "--on", "moon"], 2, "--on: expected kubernetes or local, found 'moon'",
+    "unknown place": (["run", "phantom", "--on", "moon"], 2, "--on: expected kubernetes or local or the path of a YAML, found 'moon'",
                       "for example"),
     "unknown head": (["run", "phantom", "heads=[lung]"], 2, "heads: expected ", "did you mean lungs?"),
     "no such metadata": (["run", "phantom", "--metadata", "nowhere"], 2, "--metadata: expected a file", "check"),
