@@ -41,7 +41,7 @@ class Groups(StrEnum):
 
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model as `serve` takes it, or a bundle's folder.")],
-    source: Annotated[str, typer.Option(metavar="DIR|ZIP|kaggle", help="Where the labelled images are.")],
+    source: Annotated[str, typer.Option(metavar="DIR|ZIP|kaggle|s3://…", help="Where the labelled images are.")],
     settings: Annotated[
         list[str] | None,
         typer.Argument(
