@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import binary_dilation, binary_erosion
 from tiny import draw
 
 from medflow.augment import Augmenter, changes_anything
@@ -16,6 +17,7 @@ GEOMETRY = Augmenter(Augment(rotate=1.0, rotate_degrees=25, flip=0.5, vertical_f
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**31))
+@example(seed=101021)
 def test_the_mask_follows_the_image(seed):
     _, masks, _ = draw(1, seed=seed, size=64)
     mask = masks[0]
@@ -23,7 +25,10 @@ def test_the_mask_follows_the_image(seed):
     image, moved = GEOMETRY(mask[..., None] * np.uint8(200), mask, (seed,))
     pictured = image[..., 0] > 100
     assert set(np.unique(moved)) <= {0, 1}
-    assert (pictured == (moved == 1)).mean() > 0.99
+    # Gray values are interpolated and labels are not, so that the two may part along the outline, and nowhere else.
+    outline = binary_dilation(moved == 1, iterations=2) & ~binary_erosion(moved == 1, iterations=2, border_value=1)
+    assert not ((pictured != (moved == 1)) & ~outline).any()
+    assert (pictured == (moved == 1)).mean() > 0.98
 
 
 def test_the_mask_moves():
