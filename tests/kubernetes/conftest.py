@@ -6,6 +6,7 @@ Without settings it is the cluster of ``../shared/cluster`` (``MEDFLOW_CLUSTER``
     MEDFLOW_KUBECONFIG   its kubeconfig, whose current context is an administrator's
     MEDFLOW_REGISTRY     a registry to push to that its nodes can pull from (default 127.0.0.1:5000)
     MEDFLOW_TAG          images that were pushed already; without it they are built and pushed
+    MEDFLOW_STEP_TAG     likewise of the step image alone, where only the code has changed since
     AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY   an S3 server
 """
 
@@ -61,6 +62,12 @@ def tag(cluster: Cluster) -> str:
 
 
 @pytest.fixture(scope="session")
+def step_image(cluster: Cluster, tag: str) -> str:
+    """What runs in the pods of a pipeline."""
+    return f"{cluster.registry}/medflow-step:{os.environ.get('MEDFLOW_STEP_TAG', tag)}"
+
+
+@pytest.fixture(scope="session")
 def servers(cluster: Cluster, tag: str) -> Servers:
     """The dev overlay, applied and ready."""
     _bucket(cluster.store)
@@ -91,6 +98,8 @@ def _engine(cluster: Cluster) -> None:
             if cluster.run("docker", "info").returncode == 0:
                 break
             time.sleep(1)
+        # The engine lets nothing be forwarded that is not its own; pods' packets are.
+        assert cluster.run("iptables", "-P", "FORWARD", "ACCEPT").returncode == 0
     if (
         cluster.run("docker", "image", "inspect", "python:3.11-slim").returncode
         and (FOLDER / "base-image.sh").is_file()

@@ -91,10 +91,11 @@ PLANTED = {
 
 
 @pytest.fixture(scope="module")
-def checked(cluster: Cluster, servers: Servers, tag: str, tmp_path_factory: pytest.TempPathFactory) -> Medflow:
+def checked(cluster: Cluster, servers: Servers, step_image: str, tmp_path_factory: pytest.TempPathFactory) -> Medflow:
     folder = tmp_path_factory.mktemp("check")
-    image = f"{cluster.registry}/medflow-step:{tag}"
-    text = STACK.format(context=cluster.context, namespace=RUNS, image=image, registry=cluster.registry, bucket=BUCKET)
+    text = STACK.format(
+        context=cluster.context, namespace=RUNS, image=step_image, registry=cluster.registry, bucket=BUCKET
+    )
     (folder / "check.yaml").write_text(text)
     (folder / "place.yaml").write_text(PLACE)
     found = Medflow(folder, environment_of(cluster, servers, folder), cluster, "check")

@@ -92,13 +92,17 @@ class Medflow:
 
 
 @pytest.fixture(scope="module")
-def medflow(cluster: Cluster, servers: Servers, tag: str, tmp_path_factory: pytest.TempPathFactory) -> Medflow:
+def medflow(cluster: Cluster, servers: Servers, step_image: str, tmp_path_factory: pytest.TempPathFactory) -> Medflow:
     folder = tmp_path_factory.mktemp("runs")
     part = f"test-{int(time.time())}"
-    image = f"{cluster.registry}/medflow-step:{tag}"
     (folder / "runs.yaml").write_text(
         STACK.format(
-            context=cluster.context, namespace=RUNS, image=image, registry=cluster.registry, bucket=BUCKET, folder=part
+            context=cluster.context,
+            namespace=RUNS,
+            image=step_image,
+            registry=cluster.registry,
+            bucket=BUCKET,
+            folder=part,
         )
     )
     return Medflow(folder, environment_of(cluster, servers, folder), cluster, part)
