@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import BUCKET, RUNS, Cluster, Servers
+from clusters import BUCKET, RUNS, Cluster, Servers
 from test_runs import Medflow, environment_of
 
 pytestmark = [pytest.mark.timeout(1800)]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import BUCKET, ROOT, RUNS, Cluster, Servers
+from clusters import BUCKET, ROOT, RUNS, Cluster, Servers
 from mlflow import MlflowClient
 
 pytestmark = [pytest.mark.timeout(3600)]
