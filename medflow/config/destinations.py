@@ -27,14 +27,14 @@ VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 def read_place(name: str) -> PlaceConfig:
     """A place by its name in configs/on, or by the path of a YAML. Raises ConfigError."""
     document = read_document(find_in(shipped() / "on", name, "--on"))
-    return _read(document, PlaceConfig, _with_defaults(document.values))
+    return checked(document, PlaceConfig, _with_defaults(document.values))
 
 
 def read_stack(name: str, environment: Mapping[str, str] = os.environ) -> StackConfig:
     """A stack by its name in infra/stacks, or by the path of a YAML; ``${NAME}`` is taken from ``environment``."""
     path = find_in(stacks(), name, "stack")
     document = read_document(path)
-    return _read(document, StackConfig, _expanded(document.values, environment, path))
+    return checked(document, StackConfig, _expanded(document.values, environment, path))
 
 
 def _with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,7 +65,8 @@ def _expanded(value: Any, environment: Mapping[str, str], path: Path) -> Any:
     return VARIABLE.sub(lambda match: environment[match[1]], value)
 
 
-def _read(document: Document, kind: type[Kind], values: Mapping[str, Any]) -> Kind:
+def checked(document: Document, kind: type[Kind], values: Mapping[str, Any]) -> Kind:
+    """``values`` of a document as a section. Raises ConfigError with file, line, key and what was meant."""
     root = keys.Section(kind)
     tree = keys.complete(dict(values), root)
 
