@@ -17,7 +17,7 @@ from medflow.config.sections.place import PlaceConfig
 from medflow.config.sections.stack import StackConfig
 from medflow.errors import PlatformError
 from medflow.home import home
-from medflow.platform import naming, stack
+from medflow.platform import naming, stack, trackers
 from medflow.platform.outcomes import RunOutcome, RunSummary, StepOutcome
 from medflow.progress import say as say_line
 from medflow.promote import check_floors, check_metrics, with_learnt_floors
@@ -122,21 +122,9 @@ def _fail_tracking(dataset: str) -> None:
     """Close the MLflow run of a failed pipeline run; nothing else would."""
     try:
         page = stack.client().list_pipeline_runs(pipeline=dataset, sort_by="desc:created", size=1, hydrate=True)
-        _close_tracking(page.items[0], "FAILED")
+        trackers.close(page.items[0], "FAILED")
     except Exception as error:  # the error that ended the run is the one to tell, whatever follows from it
         say_line(f"warning: the MLflow run of {dataset} stays open ({type(error).__name__})")
-
-
-def _close_tracking(run: PipelineRunResponse, status: str) -> None:
-    from medflow.platform import trackers
-
-    mlflow_run = run.run_metadata.get("mlflow_run_id")
-    if not mlflow_run:
-        return
-    try:
-        trackers.client().set_terminated(str(mlflow_run), status)
-    except Exception as error:
-        say_line(f"warning: the MLflow run of {run.name} stays open ({type(error).__name__})")
 
 
 def _close_killed(dataset: str) -> None:
@@ -154,7 +142,7 @@ def _close_killed(dataset: str) -> None:
         ).items:
             reason = "its process ended before the run did"
             client.zen_store.update_run(run.id, PipelineRunUpdate(status=ExecutionStatus.FAILED, status_reason=reason))
-            _close_tracking(run, "KILLED")
+            trackers.close(run, "KILLED")
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from zenml import get_step_context, log_metadata
@@ -28,6 +28,7 @@ from medflow.trackers import Ending, Sink, Value
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
+    from zenml.models import PipelineRunResponse
 
 MLFLOW = "MLflow"
 RUN_TAG = "zenml.pipeline_run_id"
@@ -87,6 +88,17 @@ def parent_run(dataset: str) -> str:
         metadata={"mlflow_run_id": found.info.run_id, "mlflow_experiment_id": experiment}, run_id_name_or_prefix=run.id
     )
     return str(found.info.run_id)
+
+
+def close(run: PipelineRunResponse, ending: Literal["FAILED", "KILLED"]) -> None:
+    """Close the MLflow run of a pipeline run that did not reach `record`; nothing else would."""
+    found = run.run_metadata.get("mlflow_run_id")
+    if not found:
+        return
+    try:
+        client().set_terminated(str(found), ending)
+    except Exception as error:  # the run's own end is what matters, whatever follows from it
+        say(f"warning: the MLflow run of {run.name} stays open ({type(error).__name__})")
 
 
 def _find(mlflow: MlflowClient, experiment: str, run_id: str) -> Run | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import requests
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "infra" / "scripts"
@@ -108,3 +109,13 @@ class Servers:
     mlflow: str
     user: str
     password: str
+
+    def forget(self, dataset: str) -> None:
+        """Remove runs, pipeline and model of a dataset, so that a test does not meet what another session left."""
+        api = requests.Session()
+        signed_in = api.post(f"{self.zenml}/api/v1/login", data={"username": self.user, "password": self.password})
+        api.headers["Authorization"] = f"Bearer {signed_in.json()['access_token']}"
+        for kind, query in (("runs", "pipeline"), ("pipelines", "name"), ("models", "name")):
+            found = api.get(f"{self.zenml}/api/v1/{kind}", params={query: dataset, "size": 500}).json()
+            for item in found["items"]:
+                api.delete(f"{self.zenml}/api/v1/{kind}/{item['id']}").raise_for_status()

@@ -123,7 +123,8 @@ def environment_of(cluster: Cluster, servers: Servers, folder: Path) -> dict[str
 
 
 @pytest.fixture(scope="module")
-def applied(medflow: Medflow) -> Medflow:
+def applied(medflow: Medflow, servers: Servers) -> Medflow:
+    servers.forget("phantom")
     done = medflow("stack", "apply", str(medflow.folder / "runs.yaml"), "--json")
     assert done.returncode == 0, done.stderr
     return medflow

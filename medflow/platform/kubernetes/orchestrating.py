@@ -1,9 +1,9 @@
-"""The program of the pod that starts the steps: ZenML's own, with four things beside it.
+"""The program of the pod that starts the steps: ZenML's own, with five things beside it.
 
 A cache hit counts only if its artifacts are whole. The image must hold the code whose digest is in the cache keys. Each
 job is compared with what was asked, and is ended, with the reason, where no waiting can help. Logs and events of
-every pod are kept in the artifact store. All of it is done here and not where the run was started, because that
-machine may be gone, and a scheduled run has none.
+every pod are kept in the artifact store. The MLflow run of a run that failed is closed. All of it is done here and not
+where the run was started, because that machine may be gone, and a scheduled run has none.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from collections.abc import Callable
 from typing import Any
 
 from zenml.client import Client
+from zenml.enums import ExecutionStatus
 from zenml.integrations.kubernetes import kube_utils
 from zenml.integrations.kubernetes.orchestrators import kubernetes_orchestrator_entrypoint as zenml_entrypoint
 from zenml.logger import get_logger
 from zenml.models import PipelineSnapshotResponse
 
 from medflow.config.sections.place import StepPlace
-from medflow.platform import caching
+from medflow.platform import caching, trackers
 from medflow.platform.kubernetes import cluster, reasons, stale
 from medflow.platform.kubernetes.entrypoint import StepEntrypoint, prepare
 from medflow.platform.kubernetes.keeping import Keeper
@@ -37,10 +38,21 @@ def main() -> None:
         stale.refuse(snapshot, arguments.run_id, problem)
         return
     here = cluster.inside(_namespace())
-    with Keeper(here, Client().active_stack.artifact_store) as keeper, caching.checked_hits(logger.info):
-        zenml_entrypoint.StepEntrypointConfiguration = StepEntrypoint  # type: ignore[misc]
-        kube_utils.check_job_status = _watched(kube_utils.check_job_status, here, keeper, asked_of(snapshot))
-        zenml_entrypoint.main()
+    keeper = Keeper(here, Client().active_stack.artifact_store)
+    try:
+        with keeper, caching.checked_hits(logger.info):
+            zenml_entrypoint.StepEntrypointConfiguration = StepEntrypoint  # type: ignore[misc]
+            kube_utils.check_job_status = _watched(kube_utils.check_job_status, here, keeper, asked_of(snapshot))
+            zenml_entrypoint.main()
+    finally:
+        _close_tracking(keeper.run_id)
+
+
+def _close_tracking(run_id: str) -> None:
+    """The MLflow run of a run that failed; one that completed was closed by its last step."""
+    run = Client().get_pipeline_run(run_id) if run_id else None
+    if run is not None and run.status == ExecutionStatus.FAILED:
+        trackers.close(run, "FAILED")
 
 
 def asked_of(snapshot: PipelineSnapshotResponse) -> dict[str, StepPlace]:

@@ -14,7 +14,7 @@ from zenml.models import PipelineRunUpdate
 from medflow.config.sections.place import PlaceConfig
 from medflow.config.sections.stack import StackConfig
 from medflow.errors import PlatformError
-from medflow.platform import naming
+from medflow.platform import naming, trackers
 from medflow.platform import stack as stacks
 from medflow.platform.kubernetes import cluster, reasons, settings, watching
 from medflow.platform.kubernetes.cluster import Cluster
@@ -96,6 +96,7 @@ def stop(run_id: str, here: Cluster) -> None:
             Client().zen_store.update_run(run.id, PipelineRunUpdate(status=status, status_reason="stopped by its user"))
     for job in here.jobs(run_id):
         here.delete_job(job.name)
+    trackers.close(run, "KILLED")
     remove_token(run_id, here)
 
 
@@ -121,3 +122,4 @@ def refuse_second(dataset: str, here: Cluster) -> None:
                 )
             reason = "its orchestrator ended before the run did"
             client.zen_store.update_run(run.id, PipelineRunUpdate(status=ExecutionStatus.FAILED, status_reason=reason))
+            trackers.close(client.get_pipeline_run(run.id), "KILLED")
