@@ -18,9 +18,11 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from clusters import BUCKET, ROOT, SCRIPTS, STATE, Cluster, Servers, Store
+from clusters import BUCKET, ROOT, RUNS, SCRIPTS, STATE, Cluster, Servers, Store
+from commands import STACK, Medflow, environment_of, outcome_of
 
 FOLDER = Path(os.environ.get("MEDFLOW_CLUSTER", ROOT.parent / "shared" / "cluster"))
 
@@ -80,6 +82,39 @@ def servers(cluster: Cluster, tag: str) -> Servers:
         user="admin",
         password=cluster.secret("zenml-server", "admin-password"),
     )
+
+
+@pytest.fixture(scope="session")
+def medflow(cluster: Cluster, servers: Servers, step_image: str, tmp_path_factory: pytest.TempPathFactory) -> Medflow:
+    """The command line, with a stack's YAML of its own and a folder of its own in the store."""
+    folder = tmp_path_factory.mktemp("runs")
+    part = f"test-{int(time.time())}"
+    found = Medflow(folder, environment_of(cluster, servers, folder), cluster, part)
+    found.stack.write_text(
+        STACK.format(
+            context=cluster.context,
+            namespace=RUNS,
+            image=step_image,
+            registry=cluster.registry,
+            bucket=BUCKET,
+            folder=part,
+        )
+    )
+    return found
+
+
+@pytest.fixture(scope="session")
+def applied(medflow: Medflow, servers: Servers) -> Medflow:
+    servers.forget("phantom")
+    done = medflow("stack", "apply", str(medflow.stack), "--json")
+    assert done.returncode == 0, done.stderr
+    return medflow
+
+
+@pytest.fixture(scope="session")
+def first(applied: Medflow) -> dict[str, Any]:
+    """What the first run of the smallest pipeline says of itself."""
+    return outcome_of(applied(*applied.words()))
 
 
 def _script(path: Path) -> None:

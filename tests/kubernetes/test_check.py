@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from clusters import BUCKET, RUNS, Cluster, Servers
-from test_runs import Medflow, environment_of
+from commands import Medflow, environment_of
 
 pytestmark = [pytest.mark.timeout(1800)]
 STACK = """

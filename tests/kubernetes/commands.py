@@ -1,0 +1,156 @@
+"""medflow's command line as a user of a cluster types it, on the smallest pipeline, and what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from clusters import BUCKET, ROOT, RUNS, Cluster, Servers
+
+SMALL = (
+    "source.images=72", "models.0.size=32", "models.0.channels=[8,16]", "models.0.label_hidden=[16]",
+    "models.0.label_dropout=[0.1,0.1]", "train.epochs=1", "train.batch_size=16", "evaluate.resamples=100",
+    "promote.resamples=100", "promote.floors=[]", "prune.enabled=false", "quantize.enabled=false",
+)  # fmt: skip
+
+TRAIN = "train_monai_unet"
+PLACE = """
+stack: {stack}
+parallel: 3
+orchestrator: {{cpu: 0.05, memory: 1Gi, timeout: 3000}}
+steps:
+  default: {{cpu: 0.1, memory: 2Gi, retries: 2, timeout: 1500, scratch: 2Gi}}
+  train: {{memory: {memory}, shm: 64Mi, timeout: {timeout}, retries: 3}}
+  split: {{node_selector: {split_on}, timeout: {timeout}}}
+"""
+STACK = """
+server: ${{ZENML_STORE_URL}}
+cluster: {{context: {context}, namespace: {namespace}}}
+image: {image}
+registry: {registry}
+store:
+  uri: s3://{bucket}/{folder}
+  endpoint: ${{AWS_ENDPOINT_URL}}
+mlflow:
+  uri: ${{MLFLOW_TRACKING_URI}}
+"""
+
+
+@dataclass(frozen=True)
+class Medflow:
+    """The command line on a machine outside the cluster, with a state folder of its own."""
+
+    folder: Path
+    environment: dict[str, str]
+    cluster: Cluster
+    store_folder: str
+
+    def __call__(self, *words: str) -> subprocess.CompletedProcess:
+        with self.start(*words) as process:
+            output, errors = process.communicate(timeout=3000)
+            return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+    def start(self, *words: str) -> subprocess.Popen:
+        command = [sys.executable, "-m", "medflow.cli", *words]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, env=self.environment, cwd=self.folder, stdout=pipe, stderr=pipe, text=True)
+
+    def elsewhere(self, name: str) -> Medflow:
+        """The same machine with another state folder, and nothing of the cluster in its environment."""
+        kept = {key: value for key, value in self.environment.items() if not key.startswith(("ZENML_", "MLFLOW_"))}
+        return replace(self, environment={**kept, "MEDFLOW_HOME": str(self.folder / name)})
+
+    @property
+    def stack(self) -> Path:
+        return self.folder / "runs.yaml"
+
+    @property
+    def place(self) -> Path:
+        return self.folder / "place.yaml"
+
+    def words(self, *settings: str, memory: str = "3Gi", timeout: int = 1500, split_on: str = "{}") -> tuple[str, ...]:
+        """A run's command line."""
+        self.place.write_text(PLACE.format(stack=self.stack, memory=memory, timeout=timeout, split_on=split_on))
+        return ("run", "phantom", *SMALL, *settings, "--on", str(self.place), "--json")
+
+    @contextmanager
+    def other_stack(self, old: str, new: str) -> Iterator[None]:
+        """The stack's YAML with a change, in the block."""
+        before = self.stack.read_text()
+        assert old in before
+        self.stack.write_text(before.replace(old, new))
+        try:
+            yield
+        finally:
+            self.stack.write_text(before)
+
+    def pods(self, run_id: str) -> dict[str, list[dict[str, Any]]]:
+        """The pods of a run by step; the orchestrator's under an empty name."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for pod in self.cluster.json("-n", RUNS, "get", "pods", "-l", f"run_id={run_id}")["items"]:
+            found.setdefault(pod["metadata"]["labels"].get("step_name", ""), []).append(pod)
+        return found
+
+    def objects(self, prefix: str) -> dict[str, int]:
+        """Names and sizes below a folder of this test's part of the store."""
+        below = f"{self.store_folder}/{prefix}"
+        pages = self.cluster.store.client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=below)
+        items = [item for page in pages for item in page.get("Contents", [])]
+        return {item["Key"].removeprefix(below): item["Size"] for item in items}
+
+    def running(self, step: str) -> str | None:
+        """The name of a step's pod that runs now, if one does."""
+        items = self.cluster.json("-n", RUNS, "get", "pods", "-l", f"step_name={step}")["items"]
+        alive = [
+            item
+            for item in items
+            if item["status"]["phase"] == "Running" and "deletionTimestamp" not in item["metadata"]
+        ]
+        return str(alive[-1]["metadata"]["name"]) if alive else None
+
+    def kept_logs(self, run_id: str, step: str) -> list[str]:
+        """What the pods of a step said, from the artifact store."""
+        prefix = f"runs/{run_id}/pods/"
+        names = [name for name in self.objects(prefix) if name.endswith(".log") and step.replace("_", "-") in name]
+        return [self.read(f"{prefix}{name}").decode() for name in names]
+
+    def read(self, name: str) -> bytes:
+        found = self.cluster.store.client.get_object(Bucket=BUCKET, Key=f"{self.store_folder}/{name}")
+        content: bytes = found["Body"].read()
+        return content
+
+
+def environment_of(cluster: Cluster, servers: Servers, folder: Path) -> dict[str, str]:
+    """What a user has exported."""
+    return {
+        **cluster.environment,
+        **cluster.store.environment,
+        "PYTHONPATH": str(ROOT),
+        "MEDFLOW_HOME": str(folder / "home"),
+        "ZENML_STORE_URL": servers.zenml,
+        "ZENML_STORE_USERNAME": servers.user,
+        "ZENML_STORE_PASSWORD": servers.password,
+        "MLFLOW_TRACKING_URI": servers.mlflow,
+    }
+
+
+def outcome_of(done: subprocess.CompletedProcess) -> dict[str, Any]:
+    assert done.returncode == 0, done.stderr[-4000:]
+    outcome: dict[str, Any] = json.loads(done.stdout)
+    return outcome
+
+
+def run_id_of(errors: str) -> str:
+    return errors.partition(" run ")[2].split()[0]
+
+
+def finished(process: subprocess.Popen) -> subprocess.CompletedProcess:
+    """A command that was started, at its end."""
+    output, errors = process.communicate(timeout=3000)
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)

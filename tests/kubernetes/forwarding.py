@@ -1,0 +1,73 @@
+"""A way to a server that a test can close for a while."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+
+class Forwarder:
+    """Forwards TCP to a server, at the same address (this machine's, that pods reach) and another port."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        assert parts.hostname and parts.port
+        self.server = (parts.hostname, parts.port)
+        self.listener = self._listen(0)
+        self.port: int = self.listener.getsockname()[1]
+        self.url = f"http://{parts.hostname}:{self.port}"
+        self.open: set[socket.socket] = set()
+
+    def __enter__(self) -> Self:
+        self._serve()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    @contextmanager
+    def closed(self) -> Iterator[None]:
+        """New connections are refused in the block, and those that are open end."""
+        self._stop()
+        yield
+        self.listener = self._listen(self.port)
+        self._serve()
+
+    def _listen(self, port: int) -> socket.socket:
+        return socket.create_server((self.server[0], port))
+
+    def _serve(self) -> None:
+        threading.Thread(target=self._accept, args=(self.listener,), daemon=True).start()
+
+    def _stop(self) -> None:
+        # Not close alone: a thread that waits in accept would still take one more.
+        for each in (self.listener, *self.open):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+        self.open.clear()
+
+    def _accept(self, listener: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                server = socket.create_connection(self.server)
+                self.open |= {client, server}
+                for source, target in ((client, server), (server, client)):
+                    threading.Thread(target=_copy, args=(source, target), daemon=True).start()
+
+
+def _copy(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)
+    for each in (source, target):
+        with suppress(OSError):
+            each.shutdown(socket.SHUT_RDWR)

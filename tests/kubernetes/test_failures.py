@@ -1,0 +1,109 @@
+"""A step that cannot run says why in one line, and nothing waits for ever; a run that is stopped leaves nothing."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+from clusters import RUNS, Cluster, Servers
+from commands import TRAIN, Medflow, finished, run_id_of
+from mlflow import MlflowClient
+
+pytestmark = [pytest.mark.timeout(3600)]
+
+
+def test_out_of_memory_is_told_with_its_limit_and_not_retried(first: dict[str, Any], applied: Medflow) -> None:
+    done = applied(*applied.words("train.seed=11", memory="200Mi"))
+    assert done.returncode != 0
+    assert "OOMKilled" in done.stderr and "200Mi" in done.stderr
+    kept = applied.objects(f"runs/{run_id_of(done.stderr)}/pods/")
+    assert len([name for name in kept if "train" in name]) == 2, "one pod, its log and its state"
+
+
+def test_the_mlflow_run_of_a_failed_run_is_closed(first: dict[str, Any], applied: Medflow, servers: Servers) -> None:
+    done = applied(*applied.words("split.train=0.99", "split.val=0.005"))
+    assert done.returncode != 0
+    assert _ending(servers, run_id_of(done.stderr)) == "FAILED"
+
+
+def test_what_a_step_raised_is_the_error_and_is_not_tried_again(first: dict[str, Any], applied: Medflow) -> None:
+    done = applied(*applied.words("checks.min_images=100000"))
+    assert done.returncode != 0
+    assert "attempt 2" not in done.stderr
+    assert "step validate" in done.stderr.splitlines()[-2]
+
+
+def test_a_step_that_no_node_takes_ends_at_its_deadline_with_the_scheduler_s_words(
+    first: dict[str, Any], applied: Medflow
+) -> None:
+    done = applied(*applied.words("split.seed=3", timeout=40, split_on="{disk: nowhere}"))
+    assert done.returncode != 0
+    assert "split waits: unschedulable" in done.stderr
+    assert "not done within its timeout of 40 s; it waited: unschedulable" in done.stderr.splitlines()[-2]
+
+
+def test_an_image_that_is_not_there_is_told(first: dict[str, Any], applied: Medflow) -> None:
+    with applied.other_stack("medflow-step:", "medflow-step:absent-"):
+        done = applied(*applied.words())
+    assert done.returncode != 0
+    assert "ImagePullBackOff" in done.stderr and "medflow-step:absent-" in done.stderr
+
+
+#: medflow's command line, but that the steps' pods lack what Pod Security asks for.
+INSECURE = """
+from medflow.platform.kubernetes import settings
+whole = settings._of_step
+def insecure(*given):
+    found = whole(*given)
+    found["settings"]["orchestrator"]["pod_settings"]["container_security_context"] = {}
+    return found
+settings._of_step = insecure
+from medflow.cli import main
+main()
+"""
+
+
+def test_pods_that_pod_security_refuses_are_told_at_once(first: dict[str, Any], applied: Medflow) -> None:
+    command = [sys.executable, "-c", INSECURE, *applied.words("split.seed=4")]
+    done = subprocess.run(command, env=applied.environment, cwd=applied.folder, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "refused by Pod Security" in done.stderr.splitlines()[-2]
+    assert "allowPrivilegeEscalation" in done.stderr.splitlines()[-2]
+
+
+def test_a_run_that_is_stopped_leaves_no_pod_no_secret_and_no_open_mlflow_run(
+    first: dict[str, Any], applied: Medflow, servers: Servers, cluster: Cluster
+) -> None:
+    with applied.start(*applied.words("train.epochs=500", "train.seed=12")) as process:
+        until = time.monotonic() + 600
+        while not applied.running(TRAIN) and time.monotonic() < until:
+            time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        done = finished(process)
+    assert done.returncode == 130
+    run_id = run_id_of(done.stderr)
+    until = time.monotonic() + 90
+    while applied.pods(run_id) and time.monotonic() < until:
+        time.sleep(1)
+    assert not applied.pods(run_id)
+    names = [item["metadata"]["name"] for item in cluster.json("-n", RUNS, "get", "secrets")["items"]]
+    assert not [name for name in names if name.startswith("zenml-token-")]
+    assert _ending(servers, run_id) == "KILLED"
+    listed = applied("runs", "--on", str(applied.place), "--json")
+    (status,) = [item["status"] for item in json.loads(listed.stdout) if item["run_id"] == run_id]
+    assert status == "stopped"
+
+
+def _ending(servers: Servers, run_id: str) -> str:
+    """How MLflow says that the run of a pipeline run ended."""
+    client = MlflowClient(tracking_uri=servers.mlflow)
+    experiment = client.get_experiment_by_name("phantom")
+    assert experiment is not None
+    query = f"tags.`zenml.pipeline_run_id` = '{run_id}' and tags.`medflow.kind` = 'pipeline'"
+    (run,) = client.search_runs([experiment.experiment_id], query)
+    return str(run.info.status)

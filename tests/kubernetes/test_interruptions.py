@@ -1,0 +1,127 @@
+"""What may happen to a cluster in the middle of a run, and does not cost the run."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+from clusters import PLATFORM, RUNS, Cluster
+from commands import SMALL, TRAIN, Medflow, finished, outcome_of
+from forwarding import Forwarder
+
+pytestmark = [pytest.mark.timeout(3600)]
+LONG = ("train.epochs=60", "train.checkpoint_seconds=0")
+OUTAGE_SECONDS = 60
+
+
+def delete(cluster: Cluster, pod: str) -> None:
+    cluster.kubectl("-n", RUNS, "delete", "pod", pod, "--wait=false")
+
+
+def evict(cluster: Cluster, pod: str) -> None:
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": RUNS}}
+    cluster.kubectl(
+        "create", "--raw", f"/api/v1/namespaces/{RUNS}/pods/{pod}/eviction", "-f", "-", stdin=json.dumps(eviction)
+    )
+
+
+def kill(cluster: Cluster, pod: str) -> None:
+    """SIGKILL to the container's first process, from the node: a process cannot send it to the first of its own."""
+    status = cluster.json("-n", RUNS, "get", "pod", pod)["status"]["containerStatuses"][0]
+    container = status["containerID"].rpartition("/")[2]
+    found = cluster.run("sh", "-c", f"grep -l {container} /proc/[0-9]*/cgroup | cut -d/ -f3 | sort -n | head -1")
+    if not found.stdout.strip():
+        pytest.skip("the node's processes are not this machine's")
+    assert cluster.run("kill", "-9", found.stdout.strip()).returncode == 0
+
+
+def test_training_pods_that_are_ended_are_retried_and_the_weights_are_the_same(
+    first: dict[str, Any], applied: Medflow
+) -> None:
+    """Three attempts end, each in another way and at a random moment; the fourth completes."""
+    settings = (*LONG, "train.seed=7")
+    moments = random.Random(time.time_ns())
+    ended: list[str] = []
+    with applied.start(*applied.words(*settings)) as process:
+        for end in (delete, evict, kill):
+            pod = await_checkpoint(applied, after=ended)
+            pause = moments.uniform(0.0, 3.0)
+            print(f"{end.__name__} {pod} {pause:.2f} s after its first checkpoint")
+            time.sleep(pause)
+            end(applied.cluster, pod)
+            ended.append(pod)
+        done = finished(process)
+    outcome = outcome_of(done)
+    assert "(attempt 4)" in done.stderr
+    said = "".join(applied.kept_logs(outcome["run_id"], TRAIN))
+    assert said.count("training goes on in stage") == len(ended)
+    assert not applied.objects("checkpoints/"), "a finished step leaves no checkpoint"
+    here = applied.elsewhere("alone")
+    alone = outcome_of(here("run", "phantom", *SMALL, *settings, "--json"))
+    cluster_weights = weights_of(applied, outcome["run_id"], on=str(applied.place))
+    assert cluster_weights == weights_of(here, alone["run_id"], on="local")
+
+
+WEIGHTS = """
+import sys
+from medflow.commands.place import go
+go(sys.argv[1])
+from medflow.platform import stack
+step = stack.client().get_pipeline_run(sys.argv[2]).steps["train_monai_unet"]
+print("digest", step.outputs["trained"][0].load().card.weights_digest)
+"""
+
+
+def weights_of(medflow: Medflow, run_id: str, *, on: str) -> str:
+    command = [sys.executable, "-c", WEIGHTS, on, run_id]
+    done = subprocess.run(command, env=medflow.environment, cwd=medflow.folder, capture_output=True, text=True)
+    assert "digest " in done.stdout, done.stderr
+    return done.stdout.partition("digest ")[2].strip()
+
+
+def await_checkpoint(medflow: Medflow, after: list[str]) -> str:
+    """The training pod, none of those in ``after``, as soon as it has written a checkpoint of its own."""
+    until = time.monotonic() + 1500
+    before: set[str] | None = None
+    while time.monotonic() < until:
+        pod = medflow.running(TRAIN)
+        there = set(medflow.objects("checkpoints/"))
+        if pod and pod not in after:
+            before = there if before is None and after else before or set()
+            if there - before:
+                return pod
+        time.sleep(0.3)
+    raise AssertionError("no checkpoint came")
+
+
+def test_the_server_may_be_restarted_in_mid_run(first: dict[str, Any], applied: Medflow, cluster: Cluster) -> None:
+    with applied.start(*applied.words(*LONG, "train.seed=8")) as process:
+        await_checkpoint(applied, after=[])
+        cluster.kubectl("-n", PLATFORM, "delete", "pod", "-l", "app.kubernetes.io/name=zenml-server", "--wait=false")
+        outcome_of(finished(process))
+
+
+def test_the_database_may_be_gone_for_a_minute(first: dict[str, Any], applied: Medflow, cluster: Cluster) -> None:
+    with applied.start(*applied.words(*LONG, "train.seed=9")) as process:
+        await_checkpoint(applied, after=[])
+        cluster.kubectl("-n", PLATFORM, "scale", "deployment", "mariadb", "--replicas=0")
+        time.sleep(OUTAGE_SECONDS)
+        cluster.kubectl("-n", PLATFORM, "scale", "deployment", "mariadb", "--replicas=1")
+        outcome_of(finished(process))
+
+
+def test_the_store_may_be_gone_for_a_minute(first: dict[str, Any], applied: Medflow, cluster: Cluster) -> None:
+    """The store is reached through a forwarder of this test, which refuses every connection meanwhile."""
+    with Forwarder(cluster.store.url) as way, applied.other_stack("${AWS_ENDPOINT_URL}", way.url):
+        assert applied("stack", "apply", str(applied.stack)).returncode == 0
+        with applied.start(*applied.words(*LONG, "train.seed=10")) as process:
+            await_checkpoint(applied, after=[])
+            with way.closed():
+                time.sleep(OUTAGE_SECONDS)
+            outcome_of(finished(process))
+    assert applied("stack", "apply", str(applied.stack)).returncode == 0
