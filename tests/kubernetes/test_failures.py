@@ -25,17 +25,14 @@ def test_out_of_memory_is_told_with_its_limit_and_not_retried(first: dict[str, A
     assert len([name for name in kept if "train" in name]) == 2, "one pod, its log and its state"
 
 
-def test_the_mlflow_run_of_a_failed_run_is_closed(first: dict[str, Any], applied: Medflow, servers: Servers) -> None:
-    done = applied(*applied.words("split.train=0.99", "split.val=0.005"))
-    assert done.returncode != 0
-    assert _ending(servers, run_id_of(done.stderr)) == "FAILED"
-
-
-def test_what_a_step_raised_is_the_error_and_is_not_tried_again(first: dict[str, Any], applied: Medflow) -> None:
-    done = applied(*applied.words("checks.min_images=100000"))
+def test_what_a_step_raised_is_the_error_it_is_not_tried_again_and_the_mlflow_run_is_closed(
+    first: dict[str, Any], applied: Medflow, servers: Servers
+) -> None:
+    done = applied(*applied.words("validate.tiny=error", "validate.tiny_pixels=5000"))
     assert done.returncode != 0
     assert "attempt 2" not in done.stderr
-    assert "step validate" in done.stderr.splitlines()[-2]
+    assert "step validate: " in done.stderr.splitlines()[-2] and "5000" in done.stderr.splitlines()[-2]
+    assert _ending(servers, run_id_of(done.stderr)) == "FAILED"
 
 
 def test_a_step_that_no_node_takes_ends_at_its_deadline_with_the_scheduler_s_words(
