@@ -110,12 +110,22 @@ class Servers:
     user: str
     password: str
 
-    def forget(self, dataset: str) -> None:
-        """Remove runs, pipeline and model of a dataset, so that a test does not meet what another session left."""
+    @cached_property
+    def api(self) -> requests.Session:
+        """Signed in at the ZenML server."""
         api = requests.Session()
         signed_in = api.post(f"{self.zenml}/api/v1/login", data={"username": self.user, "password": self.password})
         api.headers["Authorization"] = f"Bearer {signed_in.json()['access_token']}"
+        return api
+
+    def forget(self, dataset: str) -> None:
+        """Remove runs, pipeline and model of a dataset, so that a test does not meet what another session left."""
         for kind, query in (("runs", "pipeline"), ("pipelines", "name"), ("models", "name")):
-            found = api.get(f"{self.zenml}/api/v1/{kind}", params={query: dataset, "size": 500}).json()
+            found = self.api.get(f"{self.zenml}/api/v1/{kind}", params={query: dataset, "size": 500}).json()
             for item in found["items"]:
-                api.delete(f"{self.zenml}/api/v1/{kind}/{item['id']}").raise_for_status()
+                self.api.delete(f"{self.zenml}/api/v1/{kind}/{item['id']}").raise_for_status()
+
+    def token_secret(self, run_id: str) -> str:
+        """The name of the Secret by which a run's pods sign in."""
+        run = self.api.get(f"{self.zenml}/api/v1/runs/{run_id}").json()
+        return f"zenml-token-{run['resources']['snapshot']['id']}"

@@ -89,7 +89,7 @@ def test_a_run_that_is_stopped_leaves_no_pod_no_secret_and_no_open_mlflow_run(
         time.sleep(1)
     assert not applied.pods(run_id)
     names = [item["metadata"]["name"] for item in cluster.json("-n", RUNS, "get", "secrets")["items"]]
-    assert not [name for name in names if name.startswith("zenml-token-")]
+    assert servers.token_secret(run_id) not in names
     assert _ending(servers, run_id) == "KILLED"
     listed = applied("runs", "--on", str(applied.place), "--json")
     (status,) = [item["status"] for item in json.loads(listed.stdout) if item["run_id"] == run_id]
