@@ -15,7 +15,7 @@ import registries
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medflow.container import Appended, ImageName, Layer, Repository, append, write_layer
+from medflow.container import ImageName, Layer, Prepared, Repository, prepare, write_layer
 from medflow.container.names import is_loopback
 from medflow.container.repository import DOCKER_MANIFEST, OCI_MANIFEST, Manifest
 from medflow.errors import ArtifactError, ConfigError, ServingError
@@ -137,9 +137,9 @@ def digest(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
-def appended(host: str, base: str, to: str, layer: Layer) -> Appended:
+def prepared(host: str, base: str, to: str, layer: Layer) -> Prepared:
     names = (ImageName(host, base, "1"), ImageName(host, to))
-    return append(names[0], layer, names[1], tag="phantom-12", labels={"medflow.model": "phantom@3"})
+    return prepare(names[0], layer, names[1], tag="phantom-12", labels={"medflow.model": "phantom@3"})
 
 
 def config_of(repository: Repository, manifest: Manifest) -> dict[str, Any]:
@@ -152,12 +152,14 @@ def config_of(repository: Repository, manifest: Manifest) -> dict[str, Any]:
 def test_a_layer_lies_on_top_of_the_base(host: str, tmp_path: Path, kind: str, to: str) -> None:
     base = push_base(host, "same", kind)
     layer = a_layer(tmp_path, f"{kind} {to}".encode())
-    made = appended(host, "same", to, layer)
+    made = prepared(host, "same", to, layer)
     there = Repository(host, to)
-    manifest = there.manifest(str(made.image.tag))
-    assert manifest is not None and manifest.digest == made.image.digest and manifest.kind == kind
-    assert made.pushed and made.base_digest == base.digest
-    assert made.image.tag == f"phantom-12-{made.image.digest[7:19]}"
+    assert there.manifest(str(made.name.tag)) is None
+    assert made.push()
+    manifest = there.manifest(str(made.name.tag))
+    assert manifest is not None and manifest.digest == made.name.digest and manifest.kind == kind
+    assert made.base_digest == base.digest
+    assert made.name.tag == f"phantom-12-{made.name.digest[7:19]}"
     assert [entry["digest"] for entry in manifest.content["layers"]] == [digest(b"below"), layer.digest]
     config = config_of(there, manifest)
     assert config["rootfs"]["diff_ids"] == [digest(b"below"), layer.digest]
@@ -169,11 +171,11 @@ def test_a_layer_lies_on_top_of_the_base(host: str, tmp_path: Path, kind: str, t
 @needs_registry
 def test_the_same_again_is_the_same_image_and_pushes_nothing(host: str, tmp_path: Path) -> None:
     push_base(host, "again")
-    first = appended(host, "again", "again", a_layer(tmp_path / "one"))
-    second = appended(host, "again", "again", a_layer(tmp_path / "two"))
-    other = appended(host, "again", "again", a_layer(tmp_path / "three", b"other weights"))
-    assert (first.pushed, second.pushed, other.pushed) == (True, False, True)
-    assert first.image == second.image != other.image
+    first = prepared(host, "again", "again", a_layer(tmp_path / "one"))
+    second = prepared(host, "again", "again", a_layer(tmp_path / "two"))
+    other = prepared(host, "again", "again", a_layer(tmp_path / "three", b"other weights"))
+    assert [made.push() for made in (first, second, other)] == [True, False, True]
+    assert first.name == second.name != other.name
 
 
 @needs_registry
@@ -184,8 +186,9 @@ def test_every_platform_of_an_index_gets_the_layer(host: str, tmp_path: Path) ->
     entries = [{**entry, "platform": platform} for platform in platforms]
     index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
     Repository(host, "many").put_manifest("1", Manifest(json.dumps(index).encode(), OCI_INDEX))
-    made = appended(host, "many", "many", a_layer(tmp_path))
-    top = Repository(host, "many").manifest(str(made.image.tag))
+    made = prepared(host, "many", "many", a_layer(tmp_path))
+    made.push()
+    top = Repository(host, "many").manifest(str(made.name.tag))
     assert top is not None and top.kind == OCI_INDEX
     (only,) = top.content["manifests"]
     assert only["platform"]["architecture"] == "amd64"
@@ -198,15 +201,15 @@ def test_layers_are_copied_from_another_registry(host: str, tmp_path: Path) -> N
     push_base(host, "far")
     with registries.registry(tmp_path / "near") as near:
         name = ImageName(near, "models/far")
-        made = append(ImageName(host, "far", "1"), a_layer(tmp_path), name, tag="p", labels={})
+        made = prepare(ImageName(host, "far", "1"), a_layer(tmp_path), name, tag="p", labels={})
+        assert made.push()
         assert b"".join(Repository(near, "models/far").blob(digest(b"below"))) == b"below"
-        assert made.pushed
 
 
 @needs_registry
 def test_a_base_that_is_not_there_is_named(host: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"there is no image .*/nothing:1"):
-        appended(host, "nothing", "nothing", a_layer(tmp_path))
+        prepared(host, "nothing", "nothing", a_layer(tmp_path))
 
 
 @needs_registry
@@ -214,7 +217,7 @@ def test_a_layer_that_the_registry_altered_is_noticed(tmp_path: Path) -> None:
     with registries.registry(tmp_path / "registry") as host:
         push_base(host, "bad")
         layer = a_layer(tmp_path)
-        appended(host, "bad", "bad", layer)
+        prepared(host, "bad", "bad", layer).push()
         hexadecimal = layer.digest[7:]
         blob = tmp_path / "registry/blobs/docker/registry/v2/blobs/sha256" / hexadecimal[:2] / hexadecimal / "data"
         blob.write_bytes(blob.read_bytes()[:-1] + b"x")
@@ -225,7 +228,7 @@ def test_a_layer_that_the_registry_altered_is_noticed(tmp_path: Path) -> None:
 def test_a_registry_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("medflow.container.repository.RETRIES", 0)
     with pytest.raises(ServingError, match=r"the registry 127\.0\.0\.1:9 does not answer"):
-        appended("127.0.0.1:9", "a", "a", a_layer(tmp_path))
+        prepared("127.0.0.1:9", "a", "a", a_layer(tmp_path))
 
 
 # -- credentials ---------------------------------------------------------------------------------
@@ -247,8 +250,7 @@ def test_a_registry_is_told_what_docker_login_left(way: str, tmp_path: Path, mon
             assert "wrong" not in str(refused.value)
             registries.docker_login(tmp_path / "docker", host)
             push_base(host, "closed")
-            made = appended(host, "closed", "open", a_layer(tmp_path))
-    assert made.pushed
+            assert prepared(host, "closed", "open", a_layer(tmp_path)).push()
     if way == "token":
         assert sold.asked[-1]["service"] == ["here"]
 

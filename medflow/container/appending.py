@@ -27,16 +27,6 @@ OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
 
 
 @dataclass(frozen=True)
-class Appended:
-    image: ImageName
-    """With tag and digest."""
-    base_digest: str
-    """The manifest of the image below."""
-    pushed: bool
-    """False where the registry had this very image already."""
-
-
-@dataclass(frozen=True)
 class Image:
     """An image for one platform, made and not pushed."""
 
@@ -46,30 +36,53 @@ class Image:
     """Descriptors of the layers of the base, lowest first."""
 
 
-def append(base: ImageName, layer: Layer, to: ImageName, *, tag: str, labels: Mapping[str, str]) -> Appended:
-    """Put ``layer`` on ``base`` and push it to the repository of ``to`` as ``TAG-<12 of its digest>``.
+@dataclass(frozen=True)
+class Prepared:
+    """An image that is known to the last byte, and perhaps not pushed."""
 
-    Raises ConfigError where the base is not there, ServingError where a registry refuses, ArtifactError where it
-    gives back something else than it was given.
+    name: ImageName
+    """With tag and digest."""
+    base_digest: str
+    """The manifest of the image below."""
+    top: Manifest
+    images: tuple[Image, ...]
+    layer: Layer
+    source: Repository
+    target: Repository
+
+    def push(self) -> bool:
+        """Push what the registry lacks; False where it had this very image already.
+
+        Raises ServingError where the registry refuses, ArtifactError where it gives back something else.
+        """
+        tag = str(self.name.tag)
+        there = self.target.manifest(tag)
+        if there is not None and there.digest != self.top.digest:
+            raise ArtifactError(f"the registry has another image under the tag {tag}", hint="remove that tag")
+        if there is not None:
+            return False
+        for image in self.images:
+            _push(image, self.layer, self.source, self.target)
+        self.target.put_manifest(tag, self.top)
+        _look_back(self.target, self.name, self.layer)
+        return True
+
+
+def prepare(base: ImageName, layer: Layer, to: ImageName, *, tag: str, labels: Mapping[str, str]) -> Prepared:
+    """``layer`` on ``base``, for the repository of ``to``, as ``TAG-<12 of its digest>``. Nothing is pushed yet.
+
+    Raises ConfigError where the base is not there, ServingError where its registry refuses.
     """
     source, target = Repository(base.host, base.path), Repository(to.host, to.path)
     below = source.manifest(base.reference)
     if below is None:
         raise ConfigError(
-            f"there is no image {base}", hint="`make images` pushes it; `serving_image` of the stack is its name"
+            f"there is no image {base}", hint="`make images` pushes it; `serving_image` of the stack's YAML names it"
         )
-    images = [_image(source, part, layer, labels) for part in _platforms(source, below)]
+    images = tuple(_image(source, part, layer, labels) for part in _platforms(source, below))
     top = _index(below, images) if below.kind in INDEXES else images[0].manifest
     name = to.at(tag=f"{tag}-{top.digest.removeprefix('sha256:')[:DIGITS]}", digest=top.digest)
-    there = target.manifest(str(name.tag))
-    if there is None:
-        for image in images:
-            _push(image, layer, source, target)
-        target.put_manifest(str(name.tag), top)
-        _look_back(target, name, layer)
-    elif there.digest != top.digest:
-        raise ArtifactError(f"the registry has another image under the tag {name.tag}", hint="remove that tag")
-    return Appended(name, below.digest, pushed=there is None)
+    return Prepared(name, below.digest, top, images, layer, source, target)
 
 
 def _platforms(source: Repository, below: Manifest) -> list[Manifest]:
@@ -109,7 +122,7 @@ def _config(raw: bytes, layer: Layer, labels: Mapping[str, str]) -> bytes:
     return _json(config)
 
 
-def _index(below: Manifest, images: list[Image]) -> Manifest:
+def _index(below: Manifest, images: tuple[Image, ...]) -> Manifest:
     """An index of the images made, which stand in the order of those below."""
     made = [
         {
