@@ -17,7 +17,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from medflow import __version__
-from medflow.commands import choosing, data, judging, machine, models, running, stacks
+from medflow.commands import choosing, data, judging, machine, models, running, serving, stacks
 from medflow.commands.place import LOCAL, go
 from medflow.commands.verb import Verb
 from medflow.errors import MedflowError, of_disk
@@ -50,6 +50,9 @@ VERBS = {
     "evaluate": judging.evaluate,
     "promote": models.promote,
     "serve": models.serve,
+    "deploy": serving.deploy,
+    "undeploy": serving.undeploy,
+    "deployments": serving.deployments,
     "dashboard": machine.dashboard,
     "verify": machine.verify,
     "doctor": machine.doctor,

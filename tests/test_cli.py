@@ -59,7 +59,7 @@ def test_what_a_run_cannot_be_called_is_refused_before_anything_is_loaded(verb, 
 
 def test_the_verbs_are_those_of_the_issue() -> None:
     making = "demo datasets new phantom show run runs tune compare models"
-    using = "report predict evaluate promote serve dashboard verify doctor"
+    using = "report predict evaluate promote serve deploy undeploy deployments dashboard verify doctor"
     assert list(cli.VERBS) == [*making.split(), *using.split()]
 
 

@@ -50,6 +50,38 @@ class StepPlace(Section):
     """A priority class."""
 
 
+class ServingPlace(Section):
+    """A model in service: how many pods, how large, who may ask them."""
+
+    replicas: tuple[int, int] = (2, 4)
+    """Pods at least and at most; in between load decides. A single one is away for a while when its node is emptied."""
+    cpu: Positive = 0.5
+    """Cores that are reserved for each pod; more are used where they are free."""
+    memory: Quantity = "1Gi"
+    """Bytes that are reserved for each pod, and the limit at which it is ended (OOMKilled)."""
+    load: int = Field(70, ge=10, le=100)
+    """Per cent of `cpu` that pods use on average before another is started."""
+    port: int = Field(80, ge=1, le=65535)
+    """Port of the Service."""
+    timeout: int = Field(300, ge=30)
+    """Seconds for new pods to become ready; after that the release before is put back."""
+    drain: int = Field(15, ge=1, le=300)
+    """Seconds that a pod goes on answering after it has left the Service, until nobody sends to it any more."""
+    reached_from: dict[str, str] = Field(default_factory=lambda: {"medflow.dev/reaches-models": "true"}, min_length=1)
+    """Labels of the namespaces whose pods may ask: an ingress controller's, an application's."""
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    """Labels that the node must have."""
+    tolerations: tuple[Toleration, ...] = ()
+    """Taints of nodes that the pods put up with."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> ServingPlace:
+        low, high = self.replicas
+        if not 1 <= low <= high:
+            raise ValueError(f"replicas: expected [least, most] with 1 or more, found [{low}, {high}]")
+        return self
+
+
 class PlaceConfig(Section):
     stack: str
     """A stack of infra/stacks, or the local one."""
@@ -61,6 +93,9 @@ class PlaceConfig(Section):
     """The pod that starts the others; its `timeout` is that of the whole run."""
     steps: dict[str, StepPlace] = Field(default_factory=lambda: {DEFAULT: StepPlace()})
     """By name: a step (`train`), one of its uses (`train_resnet18`), or `default`, which completes the others."""
+
+    serving: ServingPlace = ServingPlace()
+    """What `medflow deploy` starts."""
 
     @model_validator(mode="after")
     def _has_default(self) -> PlaceConfig:

@@ -5,6 +5,8 @@ A value may hold ``${NAME}``, which is taken from the environment.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from medflow.config.sections.base import Section
@@ -19,6 +21,8 @@ class ClusterConfig(Section):
     """Service account of the pod that starts the steps."""
     step_account: str = "medflow-step"
     """Service account of the steps; it needs no right at all."""
+    serving_account: str = "medflow-serving"
+    """Service account of models in service; it needs no right at all."""
     pull_secrets: tuple[str, ...] = ()
     """Secrets with which images are pulled."""
 
@@ -42,12 +46,17 @@ class MlflowConfig(Section):
     """Environment variable that holds the server's token when the stack is applied; None: the server asks for none."""
 
 
+ImageWithTag = Annotated[str, Field(pattern=r"^[^\s:]+(:[0-9]+)?(/[^\s:]+)+(:[^\s:/]+|@sha256:[0-9a-f]{64})$")]
+
+
 class StackConfig(Section):
     server: str = Field(pattern=r"^https?://")
     """Address of the ZenML server, valid here and in the pods. Credentials: ZENML_STORE_API_KEY in the environment."""
     cluster: ClusterConfig
-    image: str = Field(pattern=r"^[^\s:]+(:[0-9]+)?(/[^\s:]+)+(:[^\s:/]+|@sha256:[0-9a-f]{64})$")
+    image: ImageWithTag
     """The step image with its tag, from `make images`. A tag is never used for another image."""
+    serving_image: ImageWithTag | None = None
+    """What models are served in. None: `medflow-serving` beside `medflow-step`, of the same tag (`make images`)."""
     registry: str
     """Host and port of the container registry, and a folder in it where wanted."""
     store: StoreConfig

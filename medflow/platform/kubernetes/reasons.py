@@ -77,7 +77,7 @@ def _out_of_memory(seen: Observed) -> str | None:
     return None
 
 
-MORE = "raise `memory` of this step in the place's YAML (configs/on)"
+MORE = "raise its `memory` in the place's YAML (configs/on)"
 
 
 def _exit(seen: Observed) -> str | None:
