@@ -74,3 +74,9 @@ def test_round_trip(store, tmp_path_factory, files):
     index = stored.write_files(store, uri, files)
     assert {name: stored.read_file(store, uri, name) for name in files} == files
     assert stored.read_index(store, uri) == index
+
+
+def test_an_artifact_of_a_store_that_has_moved_is_not_called_damaged(store, tmp_path):
+    with pytest.raises(ArtifactError, match="is not in its artifact store, which is at") as told:
+        stored.read_index(store, str(tmp_path / "elsewhere"))
+    assert "damaged" not in str(told.value)

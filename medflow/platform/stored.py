@@ -105,6 +105,7 @@ def read_index(store: BaseArtifactStore, uri: str) -> Index:
     """Raises ArtifactError where there is none or it cannot be read."""
     data = _read(store, _join(uri, INDEX))
     if data is None:
+        _refuse_elsewhere(store, uri)
         raise _damaged(uri, f"it has no {INDEX}")
     try:
         return Index.model_validate_json(data)
@@ -168,6 +169,15 @@ def _read(store: BaseArtifactStore, path: str) -> bytes | None:
             return data
     except FileNotFoundError:
         return None
+
+
+def _refuse_elsewhere(store: BaseArtifactStore, uri: str) -> None:
+    """ZenML calls a file that is not below its store's root one that is not found."""
+    if not uri.startswith(str(store.path)):
+        raise ArtifactError(
+            f"the artifact at {uri} is not in its artifact store, which is at {store.path} now",
+            hint="give the store its former address again: what lies there is not lost",
+        )
 
 
 def _digest(store: BaseArtifactStore, path: str) -> str:

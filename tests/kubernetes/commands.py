@@ -68,7 +68,7 @@ class Medflow:
 
     @property
     def stack(self) -> Path:
-        return self.folder / "runs.yaml"
+        return self.folder / f"{self.store_folder}.yaml"
 
     @property
     def place(self) -> Path:

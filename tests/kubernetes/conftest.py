@@ -104,11 +104,12 @@ def medflow(cluster: Cluster, servers: Servers, step_image: str, tmp_path_factor
 
 
 @pytest.fixture(scope="session")
-def applied(medflow: Medflow, servers: Servers) -> Medflow:
+def applied(medflow: Medflow, servers: Servers) -> Iterator[Medflow]:
     servers.forget("phantom")
     done = medflow("stack", "apply", str(medflow.stack), "--json")
     assert done.returncode == 0, done.stderr
-    return medflow
+    yield medflow
+    assert medflow("stack", "delete", str(medflow.stack)).returncode == 0
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,9 @@ The credentials of the object store go into a secret of the server, which the co
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,16 +35,17 @@ def apply(client: Client, name: str, stack: StackConfig, environment: Mapping[st
     """Create what is missing and change what differs; a second call changes nothing. Raises ConfigError."""
     done = [_apply_secret(client, name, credentials(stack, environment))]
     parts = components(name, stack)
+    names = part_names(name, stack)
     for kind, (flavor, settings) in parts.items():
-        done.append(_apply_component(client, kind, part_name(name, kind), flavor, settings))
-    done.append(_apply_stack(client, name, {kind: part_name(name, kind) for kind in parts}))
+        done.append(_apply_component(client, kind, names[kind], flavor, settings))
+    done.append(_apply_stack(client, name, names))
     return done
 
 
 def differing(client: Client, name: str, stack: StackConfig) -> list[str]:
     """The parts of a stack that are missing at the server, or not as the YAML says."""
     parts = components(name, stack)
-    found = {kind: _component(client, kind, part_name(name, kind)) for kind in parts}
+    found = {kind: _component(client, kind, part) for kind, part in part_names(name, stack).items()}
     names = [
         kind.value
         for kind, (_, wanted) in parts.items()
@@ -62,8 +65,7 @@ def delete(client: Client, name: str) -> list[Applied]:
         client.delete_stack(name)
         done.append(Applied(part="stack", name=name, outcome="deleted"))
     for kind in KINDS:
-        part = part_name(name, kind)
-        if _component(client, kind, part) is not None:
+        for part in _parts(client, name, kind):
             client.delete_stack_component(part, kind)
             done.append(Applied(part=kind.value, name=part, outcome="deleted"))
     if _secret(client, name) is not None:
@@ -110,8 +112,22 @@ KINDS = (
 )
 
 
-def part_name(name: str, kind: Kind) -> str:
-    return f"{name}_{kind.value}"
+def part_names(name: str, stack: StackConfig) -> dict[Kind, str]:
+    """The component's name by kind.
+
+    A store at another URI is another component: artifacts refer to theirs, and one that changed its URI would no longer
+    find them. An endpoint may change, as a server's name does.
+    """
+    names = {kind: f"{name}_{kind.value}" for kind in KINDS}
+    address = hashlib.sha256(stack.store.uri.encode()).hexdigest()[:8]
+    return names | {Kind.ARTIFACT_STORE: f"{names[Kind.ARTIFACT_STORE]}_{address}"}
+
+
+def _parts(client: Client, name: str, kind: Kind) -> list[str]:
+    """Names of a stack's components of a kind: all stores that it ever had, one of everything else."""
+    own = f"{name}_{kind.value}"
+    page = client.list_stack_components(type=kind.value, name=f"startswith:{own}", size=1000)
+    return [item.name for item in page.items if re.fullmatch(rf"{re.escape(own)}(_[0-9a-f]{{8}})?", item.name)]
 
 
 def secret_name(name: str) -> str:
