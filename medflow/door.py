@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager
@@ -40,6 +41,8 @@ UPLOAD_SECONDS = 30.0
 #: How much of a body that is too large is read and thrown away, so that the client lives to see the 413.
 DRAIN_BYTES = 16 * MAX_BODY_BYTES
 RETRY_AFTER_SECONDS = 1
+#: Names a file; while it is there, the service is being taken away, and no connection is kept for another request.
+LEAVING_VARIABLE = "MEDFLOW_LEAVING"
 CURL = "curl -F image=@FILE http://HOST:PORT/predict"
 CURL_TEXT = "curl -F image=@FILE -F 'text=<REPORT.txt' http://HOST:PORT/predict"
 
@@ -107,6 +110,8 @@ class Door:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refusal = self.model.refusal
+        if scope["type"] == "http" and _leaving():
+            send = _parting(send)
         if scope["type"] == "http" and scope["path"] == PREDICT:
             await self._predict(scope, receive, send)
         elif scope["type"] == "http" and scope["path"] == READY and refusal is not None:
@@ -177,6 +182,22 @@ class Door:
         if status == 503:
             raise _busy()
         return status
+
+
+def _leaving() -> bool:
+    path = os.environ.get(LEAVING_VARIABLE)
+    return path is not None and os.path.exists(path)
+
+
+def _parting(send: Send) -> Send:
+    """Say with the answer that this was the connection's last one; the client's next goes to another pod."""
+
+    async def last(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", []), (b"connection", b"close")]
+        await send(message)
+
+    return last
 
 
 async def read_upload(headers: Headers, receive: Receive) -> Upload:

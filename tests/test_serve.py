@@ -354,3 +354,20 @@ def test_an_upload_that_crawls_is_given_up(monkeypatch: pytest.MonkeyPatch) -> N
     status, _, body = ask(Door(_full, _Open()), upload(9), pause=5)
     assert status == 408
     assert "more than 0.05 s" in body["error"]
+
+
+# -- leaving -------------------------------------------------------------------------------------
+
+
+async def _answering(scope: object, receive: object, send: object) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"a", b"b")]})
+    await send({"type": "http.response.body", "body": b"{}"})
+
+
+def test_while_it_leaves_no_connection_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entrance = Door(_answering, _Open())
+    monkeypatch.setenv(door.LEAVING_VARIABLE, str(tmp_path / "leaving"))
+    assert ask(entrance, upload(9))[1] == {"a": "b"}
+    (tmp_path / "leaving").touch()
+    assert ask(entrance, upload(9))[1] == {"a": "b", "connection": "close"}
+    assert ask(Door(_full, _Open()), upload(9))[1]["connection"] == "close"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from manifests import Document, containers, pods, selects, wrong
 from pydantic import ValidationError
 
-from medflow import cli
+from medflow import cli, door
 from medflow.config.destinations import read_place
 from medflow.config.sections.place import ServingPlace, Toleration
 from medflow.config.sections.stack import StackConfig
@@ -103,7 +103,10 @@ def test_no_pod_goes_before_another_answers_and_each_may_end_what_it_began() -> 
     spec = by_kind(a_release(drain=20))["Deployment"]["spec"]
     assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
     pod = spec["template"]["spec"]
-    assert pod["containers"][0]["lifecycle"]["preStop"] == {"sleep": {"seconds": 20}}
+    container = pod["containers"][0]
+    (leaving,) = (item["value"] for item in container["env"] if item["name"] == door.LEAVING_VARIABLE)
+    assert container["lifecycle"]["preStop"]["exec"]["command"] == ["sh", "-c", f"touch {leaving}; sleep 20"]
+    assert Path(leaving).parent == Path(container["volumeMounts"][0]["mountPath"])
     assert pod["terminationGracePeriodSeconds"] > 20 + 30  # uploads and answers have 30 s (medflow.door)
 
 

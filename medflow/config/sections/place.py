@@ -65,8 +65,8 @@ class ServingPlace(Section):
     """Port of the Service."""
     timeout: int = Field(300, ge=30)
     """Seconds for new pods to become ready; after that the release before is put back."""
-    drain: int = Field(15, ge=1, le=300)
-    """Seconds that a pod goes on answering after it has left the Service, until nobody sends to it any more."""
+    drain: int = Field(15, ge=6, le=300)
+    """Seconds that a pod goes on answering after it has left the Service; idle connections are closed after 5."""
     reached_from: dict[str, str] = Field(default_factory=lambda: {"medflow.dev/reaches-models": "true"}, min_length=1)
     """Labels of the namespaces whose pods may ask: an ingress controller's, an application's."""
     node_selector: dict[str, str] = Field(default_factory=dict)

@@ -15,7 +15,6 @@ from medflow.platform.kubernetes import rollout
 from medflow.platform.kubernetes.cluster import Cluster
 from medflow.platform.kubernetes.objects import Objects, objects_of
 from medflow.platform.kubernetes.serving_objects import (
-    ANSWER_SECONDS,
     BEFORE,
     COMPONENT,
     MANAGER,
@@ -110,13 +109,16 @@ def undeploy(to: Target, model: str, say: Say = say_line) -> None:
     if live is None:
         raise _absent(to, model)
     _remove(objects, model)
-    until = time.monotonic() + _release(live).settings.drain + ANSWER_SECONDS + GONE_SECONDS
+    until = time.monotonic() + live["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] + GONE_SECONDS
+    said = 0
     while pods := objects.listed("v1", "Pod", labels_of(model)):
         if time.monotonic() > until:
             raise PlatformError(
                 f"{len(pods)} pods of {model} have not ended", hint="kubectl get pods; kubectl describe"
             )
-        say(f"{len(pods)} pods end")
+        if len(pods) != said:
+            say(f"{len(pods)} pods end")
+            said = len(pods)
         time.sleep(POLL_SECONDS)
 
 
