@@ -51,8 +51,10 @@ class Published:
     fill: Fill
 
 
-def load_pretrained(network: Network, model: ModelConfig) -> str:
+def load_pretrained(network: Network, model: ModelConfig, file: Path | None) -> str:
     """Fill the backbone as ``model.pretrained`` says, and return where from, for the card's ``weights_from``.
+
+    ``file`` is what it names, on this machine; None for ``imagenet`` and ``none``.
 
     Raises WeightsUnavailable where the weights are neither on this machine nor reachable, ModelError where
     they are those of another architecture.
@@ -62,7 +64,8 @@ def load_pretrained(network: Network, model: ModelConfig) -> str:
     published = _published(model, network.mean.shape[1])
     if model.pretrained == "imagenet":
         return _from_imagenet(network, model, published)
-    return _from_file(network.backbone, Path(model.pretrained).expanduser(), model, published)
+    assert file is not None
+    return _from_file(network.backbone, file, model, published)
 
 
 def _published(model: ModelConfig, channels: int) -> Published | None:
@@ -183,11 +186,6 @@ def _from_file(backbone: nn.Module, path: Path, model: ModelConfig, published: P
 
     Strict: every tensor of the backbone must come from the file. Others, as a classifier's, are left.
     """
-    if not path.is_file():
-        raise WeightsUnavailable(
-            f"model.pretrained names {model.pretrained!r}, which is no file",
-            hint="expected `imagenet`, `none` or the path of a .safetensors file",
-        )
     try:
         tensors = load_file(path)
     except SafetensorError as error:
@@ -202,7 +200,7 @@ def _from_file(backbone: nn.Module, path: Path, model: ModelConfig, published: P
     if unfit:
         given = _converted(tensors, unfit, len(wanted), path, model, published)
     backbone.load_state_dict({name: given[name] for name in wanted})
-    return f"file sha256:{file_digest(path)}"
+    return f"file {path.name}, sha256:{file_digest(path)}"
 
 
 def _converted(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medflow import hub
+from medflow import hub, s3
 from medflow.config.sections import ImageTextModel, ModelConfig, RunConfig
 from medflow.config.sections.text import SMALL
 from medflow.errors import WeightsUnavailable
@@ -26,8 +26,8 @@ def with_reachable_encoders(config: RunConfig) -> RunConfig:
 
 
 def is_here(encoder: str) -> bool:
-    """Whether a text encoder is a folder, or was fetched from the hub before."""
-    if encoder_folder(encoder) is not None:
+    """Whether a text encoder is a folder, here or in a bucket, or was fetched from the hub before."""
+    if s3.Place.is_meant(encoder) or encoder_folder(encoder) is not None:
         return True
     return hub.cached(encoder, CONFIG) is not None and hub.cached(encoder, WEIGHTS) is not None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from torch import Tensor
@@ -20,7 +20,7 @@ from medflow.config.sections.text import SMALL
 from medflow.errors import DataError, ModelError
 from medflow.models import Network
 from medflow.records import Manifest, TextReading
-from medflow.substitute import encoder_folder, is_here, unreachable
+from medflow.substitute import is_here, unreachable
 from medflow.text import Tokenizer, bounded, learn_tokenizer, word_piece
 from medflow.wordpiece import PAD
 
@@ -62,9 +62,10 @@ class Prepared:
 # -- before a network ----------------------------------------------------------------------------
 
 
-def prepare(model: ImageTextModel, rows: Manifest) -> Prepared:
+def prepare(model: ImageTextModel, rows: Manifest, folder: Path | None = None) -> Prepared:
     """Encoder and tokenizer of a model; a vocabulary is learned from ``rows``, the training rows, alone.
 
+    ``folder`` is what ``text.encoder`` names, on this machine, where it names a folder.
     Raises DataError where no row has a report, WeightsUnavailable and ModelError where an encoder cannot be had.
     """
     reports = rows.reports()
@@ -76,7 +77,7 @@ def prepare(model: ImageTextModel, rows: Manifest) -> Prepared:
         )
     if model.text.encoder == SMALL:
         return _small(model.text, reports, count)
-    return _pretrained(model.text, count)
+    return _pretrained(model.text, folder, count)
 
 
 def fill(network: Network, prepared: Prepared) -> None:
@@ -100,8 +101,8 @@ def _small(text: TextEncoder, reports: tuple[str | None, ...], count: int) -> Pr
     return Prepared(_reading(encoder, "random", text, tokenizer, count), tokenizer)
 
 
-def _pretrained(text: TextEncoder, count: int) -> Prepared:
-    given = _given(text.encoder)
+def _pretrained(text: TextEncoder, folder: Path | None, count: int) -> Prepared:
+    given = _given(text.encoder, folder)
     longest = int(getattr(given.config, "max_position_embeddings", text.max_tokens))
     if text.max_tokens > longest:
         raise ModelError(
@@ -110,8 +111,9 @@ def _pretrained(text: TextEncoder, count: int) -> Prepared:
         )
     weights = {name: value for name, value in given.state_dict().items() if not name.startswith("pooler.")}
     settings = {name: value for name, value in given.config.to_diff_dict().items() if name not in BESIDE}
-    tokenizer = _tokenizer(text.encoder, text.max_tokens)
-    origin = f"{Path(text.encoder).name if encoder_folder(text.encoder) else text.encoder}, sha256:{_digest(weights)}"
+    tokenizer = _tokenizer(text.encoder, folder, text.max_tokens)
+    name = text.encoder if folder is None else PurePosixPath(text.encoder).name
+    origin = f"{name}, sha256:{_digest(weights)}"
     return Prepared(_reading(settings, origin, text, tokenizer, count), tokenizer, weights)
 
 
@@ -133,13 +135,13 @@ def _reading(
 # -- a pretrained encoder ------------------------------------------------------------------------
 
 
-def _given(encoder: str) -> Any:
+def _given(encoder: str, folder: Path | None) -> Any:
     """The encoder as transformers reads it, from safetensors alone and running no code that came with it."""
     from transformers import AutoModel
 
     try:
         given, told = AutoModel.from_pretrained(
-            encoder_folder(encoder) or encoder,
+            folder or encoder,
             use_safetensors=True,
             local_files_only=is_here(encoder),
             output_loading_info=True,
@@ -155,8 +157,7 @@ def _given(encoder: str) -> Any:
     return given
 
 
-def _file(encoder: str, name: str) -> Path | None:
-    folder = encoder_folder(encoder)
+def _file(encoder: str, folder: Path | None, name: str) -> Path | None:
     if folder is not None:
         return folder / name if (folder / name).is_file() else None
     try:
@@ -165,15 +166,15 @@ def _file(encoder: str, name: str) -> Path | None:
         return None
 
 
-def _tokenizer(encoder: str, max_tokens: int) -> Tokenizer:
+def _tokenizer(encoder: str, folder: Path | None, max_tokens: int) -> Tokenizer:
     import tokenizers
 
-    whole = _file(encoder, TOKENIZER)
+    whole = _file(encoder, folder, TOKENIZER)
     if whole is not None:
         made = tokenizers.Tokenizer.from_file(str(whole))
         pad = made.token_to_id(PAD)
         return bounded(made, max_tokens=max_tokens, pad=pad if pad is not None else 0)
-    pieces = _file(encoder, VOCABULARY)
+    pieces = _file(encoder, folder, VOCABULARY)
     if pieces is None:
         raise unreachable(encoder, f"it has no tokenizer, expected {TOKENIZER} or BERT's {VOCABULARY}")
     lines = pieces.read_text(encoding="utf-8").splitlines()

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 from torch import nn
 
-from medflow import __version__, models
+from medflow import __version__, model_files, models
 from medflow.bundle import finish
 from medflow.checkpoint import Checkpoints
 from medflow.config.sections import ImageTextModel, ModelConfig, TrainConfig
 from medflow.fit import Data, fit
+from medflow.model_files import ModelFiles
 from medflow.pretrained import load_pretrained
 from medflow.records import (
     Bundle,
@@ -23,12 +25,34 @@ from medflow.records import (
     Normalization,
     OperatingPoint,
     Pixels,
+    Preprocess,
+    TrainingLog,
     content,
     digest_of,
 )
 from medflow.report_share import with_report_share
-from medflow.text_encoder import fill, prepare
+from medflow.s3 import AMBIENT, Access
+from medflow.text import Tokenizer
+from medflow.text_encoder import Prepared, fill, prepare
 from medflow.tracking import Files, Tracker
+
+#: Below a training's folder: the files of a bucket that it starts from. No model's id begins with a dot.
+BROUGHT = ".brought"
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A network before its training, and where it comes from."""
+
+    network: models.Network
+    preprocess: Preprocess
+    weights_from: str
+    reader: Prepared | None
+    """None where the model reads no reports."""
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        return self.reader.tokenizer if self.reader else None
 
 
 def train(
@@ -43,32 +67,55 @@ def train(
     work: Path,
     tracker: Tracker,
     checkpoints: Files,
+    access: Access = AMBIENT,
 ) -> Bundle:
     """Train one model on ``rows`` and return its bundle, in ``work/<model id>``, with the best weights on ``val``.
 
     Checkpoints of this very training (same rows, ``config.determining()``, code version) in ``checkpoints`` are taken
-    up, and removed once the bundle is there. Raises ModelError, WeightsUnavailable, ConfigError or TrainingError.
+    up, and removed once the bundle is there. ``access`` is for files in a bucket that the model starts from. Raises
+    ModelError, WeightsUnavailable, ConfigError, TrainingError, or SourceError where a bucket refuses.
     """
     preprocess = models.preprocess_for(model, normalization, pixels)
-    reader = prepare(model, rows) if isinstance(model, ImageTextModel) else None
-    network = models.build(model, heads, preprocess, text=reader.reading if reader else None, seed=config.seed)
-    weights_from = load_pretrained(network, model)
+    begun = _begin(rows, preprocess, heads, model, config.seed, model_files.bring(model, work / BROUGHT, access))
+    data = Data(rows, val, pixels, heads, preprocess, begun.tokenizer)
+    told = [__version__, data.digest(), content(model), content(config.determining()), begun.weights_from]
+    store = Checkpoints(checkpoints, digest_of(told))
+    tracker.params(_params(model, config, data))
+    log = fit(begun.network, data, config, tracker=tracker, checkpoints=store)
+    bundle = _bundle(begun, _card(begun, data, model, config, log), data, work)
+    store.clear()
+    return bundle
+
+
+def _begin(
+    rows: Manifest,
+    preprocess: Preprocess,
+    heads: tuple[HeadSpec, ...],
+    model: ModelConfig,
+    seed: int,
+    files: ModelFiles,
+) -> _Begun:
+    """The network of a config with the weights that it starts from."""
+    reader = prepare(model, rows, files.encoder) if isinstance(model, ImageTextModel) else None
+    network = models.build(model, heads, preprocess, text=reader.reading if reader else None, seed=seed)
+    weights_from = load_pretrained(network, model, files.weights)
     if reader is not None:
         fill(network, reader)
         weights_from = f"{weights_from}; {reader.weights_from()}"
-    data = Data(rows, val, pixels, heads, preprocess, reader.tokenizer if reader else None)
-    identity = digest_of([__version__, data.digest(), content(model), content(config.determining()), weights_from])
-    store = Checkpoints(checkpoints, identity)
-    tracker.params(_params(model, config, data))
-    log = fit(network, data, config, tracker=tracker, checkpoints=store)
-    card = ModelCard(
+    return _Begun(network, preprocess, weights_from, reader)
+
+
+def _card(begun: _Begun, data: Data, model: ModelConfig, config: TrainConfig, log: TrainingLog) -> ModelCard:
+    """All but what ``finish`` measures."""
+    rows, reader = data.train, begun.reader
+    return ModelCard(
         name=f"{rows.card.name}/{model.key}",
         variant="torch",
         dataset=rows.card,
-        heads=heads,
-        preprocess=preprocess,
+        heads=data.heads,
+        preprocess=begun.preprocess,
         model=model.model_dump(mode="json"),
-        weights_from=weights_from,
+        weights_from=begun.weights_from,
         text=reader.reading if reader else None,
         training=log,
         operating_point=OperatingPoint(rule=config.calibrate.rule, at=config.calibrate.at),
@@ -76,18 +123,20 @@ def train(
         data_digest=rows.digest(),
         weights_digest="",
         bytes=0,
-        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        parameters=sum(parameter.numel() for parameter in begun.network.parameters()),
         notes=(*(reader.notes() if reader else ()), *_warnings(rows), *log.notes),
         source_version=rows.source.version if rows.source else "",
         code_version=__version__,
     )
-    if reader is not None:
-        reader.tokenizer.write(work / Bundle.TOKENIZER)
-    bundle = finish(work / model.key, card, save_weights(network, work), val, pixels)
-    if reader is not None:
-        bundle = with_report_share(bundle, val, pixels)
-    store.clear()
-    return bundle
+
+
+def _bundle(begun: _Begun, card: ModelCard, data: Data, work: Path) -> Bundle:
+    """What was learnt, in ``work/<model id>``."""
+    if begun.tokenizer is not None:
+        begun.tokenizer.write(work / Bundle.TOKENIZER)
+    root = work / card.name.rpartition("/")[2]
+    bundle = finish(root, card, save_weights(begun.network, work), data.val, data.pixels)
+    return bundle if begun.tokenizer is None else with_report_share(bundle, data.val, data.pixels)
 
 
 def _warnings(rows: Manifest) -> tuple[str, ...]:

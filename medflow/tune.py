@@ -26,6 +26,7 @@ from medflow.errors import TrainingError
 from medflow.monitor import Monitor
 from medflow.progress import say
 from medflow.records import HeadSpec, Manifest, Normalization, Pixels, Trial, TuneResult
+from medflow.s3 import AMBIENT, Access
 from medflow.tracking import Files, Tracker
 from medflow.train import train
 
@@ -58,6 +59,8 @@ class Place:
     checkpoints: Files
     tracker: Callable[[str], AbstractContextManager[Tracker]]
     """Opens the tracker of a trial by its name."""
+    access: Access = AMBIENT
+    """To files in a bucket that a model starts from."""
 
 
 def tune(rows: Rows, config: RunConfig, search: SearchConfig, budget: TuneBudget, place: Place) -> TuneResult:
@@ -120,6 +123,7 @@ def _train(
             bundle = train(
                 rows.train, rows.val, rows.pixels, rows.normalization, rows.heads, config.models[0], config.train,
                 work=place.work / "trial", tracker=_Watch(tracker, trial), checkpoints=place.checkpoints,
+                access=place.access,
             )  # fmt: skip
         except optuna.TrialPruned as pruned:
             return "pruned", None, str(pruned)

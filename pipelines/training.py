@@ -25,10 +25,9 @@ from typing import Any
 from zenml import pipeline
 
 import steps
-from medflow import datasets
+from medflow import datasets, model_files
 from medflow.config.sections import RunConfig
-from medflow.model_files import files_of
-from medflow.platform import training_tracker
+from medflow.platform import store_access, training_tracker
 from medflow.platform.caching import sound
 from medflow.records import HeadSpec
 
@@ -105,7 +104,8 @@ def _train(config: RunConfig, train, val, pixels):
     normalization = sound(steps.normalize)(train=train, pixels=pixels)
     bundles, evaluations = [], []
     for model in config.models:
-        bundle, _ = sound(steps.train, files=files_of(model))(
+        files = model_files.named((model,), store_access.of_store())
+        bundle, _ = sound(steps.train, files=files)(
             train=train, val=val, pixels=pixels, normalization=normalization, heads=heads(config),
             model=model, config=config.train.determining(), id=f"train_{model.key}",
         )  # fmt: skip

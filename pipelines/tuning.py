@@ -9,9 +9,9 @@ from __future__ import annotations
 from zenml import pipeline
 
 import steps
+from medflow import model_files
 from medflow.config.sections import RunConfig, SearchConfig, TuneBudget
-from medflow.model_files import files_of
-from medflow.platform import studies, training_tracker
+from medflow.platform import store_access, studies, training_tracker
 from medflow.platform.caching import sound
 from pipelines.training import heads, parted
 
@@ -24,7 +24,7 @@ def tuning(config: RunConfig, search: SearchConfig, budget: TuneBudget):
     def medflow_tuning():
         rows = parted(config)
         normalization = sound(steps.normalize)(train=rows.train, pixels=rows.pixels)
-        sound(steps.tune, files=[path for model in config.models for path in files_of(model)])(
+        sound(steps.tune, files=model_files.named(config.models, store_access.of_store()))(
             train=rows.train, val=rows.val, pixels=rows.pixels, normalization=normalization,
             heads=heads(config), config=studies.learning(config), search=search,
         )  # fmt: skip

@@ -21,15 +21,18 @@ def train(
     model: ModelConfig,
     config: TrainConfig,
 ) -> tuple[Annotated[Bundle, "trained"], Annotated[HTMLString, "augmentation_page"]]:
+    from medflow import model_files, train_files
     from medflow import train as training
-    from medflow import train_files
-    from medflow.platform import context, training_tracker
+    from medflow.platform import context, store_access, training_tracker
     from medflow.report import samples
 
+    access = store_access.of_store()
+    context.refuse_changed(model_files.named((model,), access))
     with training_tracker.of_step(train.card.name, f"train {model.key}") as tracker:
         bundle = training.train(
             train, val, pixels, normalization, heads, model, training_tracker.as_asked(config),
             work=context.work_folder(), tracker=tracker, checkpoints=context.checkpoints(),
+            access=access,
         )  # fmt: skip
         batch = train_files.log_files(bundle, train, pixels, tracker, context.work_folder())
     return bundle, HTMLString(samples.augmentation_page(batch))

@@ -20,9 +20,11 @@ def tune(
     config: RunConfig,
     search: SearchConfig,
 ) -> Annotated[TuneResult, "tuned"]:
+    from medflow import model_files
     from medflow import tune as tuning
-    from medflow.platform import studies, training_tracker
+    from medflow.platform import context, store_access, studies, training_tracker
 
+    context.refuse_changed(model_files.named(config.models, store_access.of_store()))
     config = config.model_copy(update={"train": training_tracker.as_asked(config.train)})
     rows = tuning.Rows(train, val, pixels, normalization, tuple(heads))
     with studies.parent(train.card.name) as record:

@@ -12,7 +12,7 @@ import steps
 from medflow import imports
 from medflow.config.sections import ImageTextModel, TimmModel
 from medflow.config.sections.text import TextEncoder
-from medflow.model_files import files_of
+from medflow.model_files import named
 from medflow.platform import caching, code
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -164,9 +164,9 @@ def test_a_file_that_a_model_starts_from_counts_by_its_bytes(tmp_path, name):
     seen = []
     for data in (b"one", b"two", b"one"):
         path.write_bytes(data)
-        seen.append(caching.sound(STEPS["train"], files=files_of(model)).configuration.environment)
+        seen.append(caching.sound(STEPS["train"], files=named([model])).configuration.environment)
     assert seen[0] == seen[2] != seen[1]
-    assert files_of(TimmModel(name="test_resnet")) == ()
+    assert named([TimmModel(name="test_resnet")]) == ()
 
 
 @pytest.mark.parametrize("name", sorted(STEPS))

@@ -456,7 +456,8 @@ def test_pickled_weights_are_not_read(tmp_path):
     torch.save(tensors, folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
     with pytest.raises(WeightsUnavailable, match="cannot be had"):
-        prepare(model(text=TextEncoder(encoder=str(folder), max_tokens=16)), told(tiny._manifest(np.arange(6) % 3, 6)))
+        rows = told(tiny._manifest(np.arange(6) % 3, 6))
+        prepare(model(text=TextEncoder(encoder=str(folder), max_tokens=16)), rows, folder)
 
 
 def test_out_of_reach_a_small_encoder_stands_in_and_says_so(monkeypatch, tmp_path, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,11 +11,21 @@ from safetensors.torch import load_file, save_file
 from tiny import FINDINGS, LABELS, REGION, SIZE, TINY, draw, preprocess
 
 from medflow import models
-from medflow.config.sections import DualPathModel, MonaiUNet, SmpModel, TimmModel, TrainConfig
+from medflow.config.sections import DualPathModel, ModelConfig, MonaiUNet, SmpModel, TimmModel, TrainConfig
 from medflow.errors import ModelError, WeightsUnavailable
 from medflow.heads import Objective
+from medflow.model_files import bring
 from medflow.pretrained import load_pretrained
-from medflow.records import ChannelStats, Normalization, PixelIndex, Pixels, PixelSpec, PixelStore, PrunedLayer
+from medflow.records import (
+    ChannelStats,
+    Normalization,
+    PixelIndex,
+    Pixels,
+    PixelSpec,
+    PixelStore,
+    PrunedLayer,
+    file_digest,
+)
 
 TIMM, UNET = TINY["timm"], TINY["monai_unet"]
 CASES = [(TIMM, (LABELS,)), (TIMM, (FINDINGS,)), (TIMM, (LABELS, FINDINGS))]
@@ -233,13 +244,17 @@ def test_a_size_that_is_not_stored_is_refused():
 # -- pretrained weights --------------------------------------------------------------------------
 
 
+def filled(network: models.Network, model: ModelConfig) -> str:
+    return load_pretrained(network, model, bring(model, Path("unused")).weights)
+
+
 def test_weights_from_a_file_fill_the_backbone(tmp_path):
     source, path = models.build(TIMM, (LABELS,), preprocess(), seed=1), tmp_path / "w.safetensors"
     for tensors in (models.tensors_of(source), models.tensors_of(source.backbone) | {"fc.weight": torch.zeros(2)}):
         save_file(tensors, path)
         network = models.build(TIMM, (FINDINGS,), preprocess(), seed=2)
-        said = load_pretrained(network, TIMM.model_copy(update={"pretrained": str(path)}))
-        assert said.startswith("file sha256:")
+        said = filled(network, TIMM.model_copy(update={"pretrained": str(path)}))
+        assert said == f"file w.safetensors, sha256:{file_digest(path)}"
         state = network.backbone.state_dict()
         assert all(torch.equal(state[name], value) for name, value in source.backbone.state_dict().items())
 
@@ -249,12 +264,12 @@ def test_weights_of_another_network_are_refused(tmp_path):
     save_file(models.tensors_of(models.build(UNET, (LABELS,), preprocess())), path)
     network = models.build(TIMM, (LABELS,), preprocess())
     with pytest.raises(ModelError, match="tensors are missing"):
-        load_pretrained(network, TIMM.model_copy(update={"pretrained": str(path)}))
+        filled(network, TIMM.model_copy(update={"pretrained": str(path)}))
     path.write_bytes(b"no tensors")
     with pytest.raises(WeightsUnavailable, match="no safetensors file"):
-        load_pretrained(network, TIMM.model_copy(update={"pretrained": str(path)}))
+        filled(network, TIMM.model_copy(update={"pretrained": str(path)}))
     with pytest.raises(WeightsUnavailable, match="is no file"):
-        load_pretrained(network, TIMM.model_copy(update={"pretrained": "imagnet"}))
+        filled(network, TIMM.model_copy(update={"pretrained": "imagnet"}))
 
 
 IMAGENET = TimmModel(name="test_resnet.r160_in1k", size=SIZE)
@@ -268,7 +283,7 @@ def test_no_network_is_told_soon_and_names_both_ways_out(tmp_path, monkeypatch):
     network = models.build(IMAGENET, (LABELS,), preprocess())
     start = time.monotonic()
     with pytest.raises(WeightsUnavailable, match=r"cannot be reached") as error:
-        load_pretrained(network, IMAGENET)
+        filled(network, IMAGENET)
     assert time.monotonic() - start < 10
     assert "model.pretrained=none" in error.value.hint and ".safetensors" in error.value.hint
 
@@ -281,7 +296,7 @@ def test_imagenet_weights_in_the_cache_need_no_network(tmp_path, monkeypatch):
     color = models.build(IMAGENET, (LABELS,), preprocess(channels=3), seed=3).backbone
     in_the_cache(tmp_path, "timm/test_resnet.r160_in1k", "0", models.tensors_of(color))
     gray = models.build(IMAGENET, (LABELS,), preprocess(channels=1))
-    assert load_pretrained(gray, IMAGENET) == "imagenet (timm test_resnet.r160_in1k)"
+    assert filled(gray, IMAGENET) == "imagenet (timm test_resnet.r160_in1k)"
     wanted, found = color.state_dict(), gray.backbone.state_dict()
     first = next(name for name in wanted if wanted[name].shape != found[name].shape)
     torch.testing.assert_close(found[first], wanted[first].sum(1, keepdim=True))
@@ -291,7 +306,7 @@ def test_imagenet_weights_in_the_cache_need_no_network(tmp_path, monkeypatch):
 def test_a_unet_has_no_imagenet_weights():
     network = models.build(UNET, (LABELS,), preprocess())
     with pytest.raises(ModelError, match="no ImageNet weights"):
-        load_pretrained(network, UNET.model_copy(update={"pretrained": "imagenet"}))
+        filled(network, UNET.model_copy(update={"pretrained": "imagenet"}))
 
 
 def in_the_cache(cache, repository: str, revision: str, tensors) -> None:
@@ -332,8 +347,8 @@ def test_an_encoders_published_weights_reach_one_channel(model, given, tmp_path,
     path = str(next(tmp_path.rglob("model.safetensors")))
     network = models.build(model, (LABELS,), preprocess(), seed=4)
     pretrained = given if given == "imagenet" else path
-    found = load_pretrained(network, model.model_copy(update={"pretrained": pretrained}))
-    assert found == said if given == "imagenet" else found.startswith("file sha256:")
+    found = filled(network, model.model_copy(update={"pretrained": pretrained}))
+    assert found == said if given == "imagenet" else found.startswith("file model.safetensors, sha256:")
     first = next(value for name, value in tensors.items() if value.ndim == 4)
     state = [value for value in network.backbone.state_dict().values() if value.ndim == 4]
     torch.testing.assert_close(state[0], first.sum(1, keepdim=True))
@@ -353,11 +368,11 @@ def test_a_file_that_lacks_what_begins_constant_is_refused(model, tmp_path, monk
     in_the_cache(tmp_path, f"timm/{IMAGENET.name}", "0", kept)
     network = models.build(model, (LABELS,), preprocess())
     with pytest.raises(ModelError, match=rf"lacks {len(lacking)} tensors of .*layer1\b.*bn1") as error:
-        load_pretrained(network, model.model_copy(update={"pretrained": "imagenet"}))
+        filled(network, model.model_copy(update={"pretrained": "imagenet"}))
     assert "pretrained=none" in error.value.hint
     with pytest.raises(ModelError, match="tensors are missing"):
         path = str(next(tmp_path.rglob("model.safetensors")))
-        load_pretrained(network, model.model_copy(update={"pretrained": path}))
+        filled(network, model.model_copy(update={"pretrained": path}))
 
 
 def test_an_encoder_out_of_reach_is_told_as_a_classifier_is(tmp_path, monkeypatch):
@@ -368,14 +383,14 @@ def test_an_encoder_out_of_reach_is_told_as_a_classifier_is(tmp_path, monkeypatc
     for model in (ENCODERS[0], ENCODERS[2], ENCODERS[3]):
         network = models.build(model, (LABELS,), preprocess())
         with pytest.raises(WeightsUnavailable, match="cannot be reached") as error:
-            load_pretrained(network, model)
+            filled(network, model)
         assert "model.pretrained=none" in error.value.hint and f"{model.key}.safetensors" in error.value.hint
 
 
 def test_an_encoder_without_imagenet_weights_says_so():
     model = SmpModel(name="unet", encoder="dpn68b", size=SIZE)
     with pytest.raises(ModelError, match="no ImageNet weights"):
-        load_pretrained(models.build(model, (LABELS,), preprocess()), model)
+        filled(models.build(model, (LABELS,), preprocess()), model)
 
 
 # -- pruned layers -------------------------------------------------------------------------------

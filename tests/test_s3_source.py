@@ -19,7 +19,7 @@ from zenml.client import Client
 from zenml.enums import StackComponentType as Kind
 
 from medflow import datasets, fetch, s3
-from medflow.config.sections import IngestConfig, SourceConfig
+from medflow.config.sections import IngestConfig, RunConfig, SourceConfig, TimmModel
 from medflow.datasets import DatasetSpec, Listing
 from medflow.errors import ConfigError, CredentialsError, DownloadError, MedflowError, SourceError
 from medflow.ingest import ingest, ingest_shard
@@ -239,6 +239,18 @@ def test_credentials_may_come_from_the_environment(url, place, monkeypatch):
 # -- what is sent --------------------------------------------------------------------------------
 
 
+def stack_on_a_bucket(url: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stack of this name with its artifact store at ``s3://medflow/store``, active in this test."""
+    stack.use_local()
+    client = Client()
+    settings = {"path": f"s3://{server.BUCKET}/store", "key": server.KEY, "secret": server.SECRET,
+                "client_kwargs": {"endpoint_url": url, "region_name": server.REGION}}  # fmt: skip
+    client.create_stack_component(name, "s3", Kind.ARTIFACT_STORE, settings)
+    made = client.create_stack(name, components={Kind.ORCHESTRATOR: "default", Kind.ARTIFACT_STORE: name})
+    monkeypatch.setenv("ZENML_ACTIVE_STACK_ID", str(made.id))
+    monkeypatch.setenv("MEDFLOW_ON", name)
+
+
 def test_a_folder_is_sent_once_by_content_and_a_cut_upload_goes_on(url, access, place, tmp_path, capsys):
     root = write(tmp_path / "data", FILES)
     uri = s3.upload(root, place, access)
@@ -306,19 +318,17 @@ def test_a_metadata_file_may_lie_in_a_bucket(url, access, place, tmp_path):
 
 
 def test_what_no_pod_can_see_is_put_into_the_stacks_store(url, tmp_path, monkeypatch):
-    stack.use_local()
-    client = Client()
-    settings = {"path": f"s3://{server.BUCKET}/store", "key": server.KEY, "secret": server.SECRET,
-                "client_kwargs": {"endpoint_url": url, "region_name": server.REGION}}  # fmt: skip
-    client.create_stack_component("bucket", "s3", Kind.ARTIFACT_STORE, settings)
-    made = client.create_stack("bucket", components={Kind.ORCHESTRATOR: "default", Kind.ARTIFACT_STORE: "bucket"})
-    monkeypatch.setenv("ZENML_ACTIVE_STACK_ID", str(made.id))
-    monkeypatch.setenv("MEDFLOW_ON", "bucket")
+    stack_on_a_bucket(url, "bucket", monkeypatch)
     table = write(tmp_path, {"lesions.csv": b"a,b\n"}) / "lesions.csv"
     local = SourceConfig(kind="folder", path=str(write(tmp_path / "data", FILES)), metadata=str(table))
-    config = in_reach_of_pods(local)
+
+    def sent(source: SourceConfig) -> SourceConfig:
+        models = (TimmModel(name="test_resnet", pretrained="none"),)
+        return in_reach_of_pods(RunConfig(dataset="phantom", source=source, models=models)).source
+
+    config = sent(local)
     assert config.kind == "s3" and f"{config.path}".startswith(f"s3://{server.BUCKET}/store/sources/")
     assert f"{config.metadata}".endswith(".csv")
-    assert in_reach_of_pods(config) == config == in_reach_of_pods(local)
+    assert sent(config) == config == sent(local)
     card = CARD.model_copy(update={"metadata": "lesions.csv"})
     assert fetch.resolve(config, card, access=store_access.of_store()).uri == config.path

@@ -17,7 +17,6 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from zenml.config.cache_policy import CachePolicy
@@ -26,28 +25,28 @@ from zenml.orchestrators import cache_utils
 
 from medflow.imports import FIRST_PARTY
 from medflow.platform import code, stack, stored
-from medflow.records import digest_of, file_digest
+from medflow.platform.context import FILES_VARIABLE
+from medflow.records import digest_of
 
 if TYPE_CHECKING:
     from zenml.models import StepRunResponse
     from zenml.steps import BaseStep
 
 CODE_VARIABLE = "MEDFLOW_CODE"
-FILES_VARIABLE = "MEDFLOW_FILES"
 #: Under this name in a step's ``extra``, which is in no key: the modules whose digest the key holds.
 ROOTS = "roots"
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
 
-def sound(step: BaseStep, *, also: Iterable[str] = (), files: Sequence[Path] = ()) -> BaseStep:
+def sound(step: BaseStep, *, also: Iterable[str] = (), files: Sequence[tuple[str, str]] = ()) -> BaseStep:
     """``step`` with the code it reaches in its cache key; ``also`` names modules found at run time.
 
-    So are the bytes of ``files``, which its settings name: a path stays the same when what lies there does not.
+    So are ``files``, names and digests of what its settings name: a path stays the same when what lies there does not.
     """
     reached_from = roots(step, also=also)
     environment = {CODE_VARIABLE: code.digest(reached_from)}
     if files:
-        environment[FILES_VARIABLE] = digest_of([[path.name, file_digest(path)] for path in files])
+        environment[FILES_VARIABLE] = digest_of(files)
     extra = {ROOTS: list(reached_from)}
     return step.with_options(environment=environment, extra=extra, cache_policy=CachePolicy(include_step_code=False))
 

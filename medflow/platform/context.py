@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,9 +13,13 @@ from zenml.artifact_stores import BaseArtifactStore
 from zenml.config.step_configurations import Step
 
 from medflow.atomic import replacing
-from medflow.errors import PlatformError
+from medflow.errors import PlatformError, SourceError
 from medflow.home import home
 from medflow.platform import stack
+from medflow.records import digest_of
+
+FILES_VARIABLE = "MEDFLOW_FILES"
+"""A step's environment, and so its cache key, has under it the digest of the files that its settings name."""
 
 
 def work_folder() -> Path:
@@ -40,6 +45,13 @@ def checkpoints() -> StoredFiles:
     """Where the running step keeps its checkpoints: in the artifact store, for any process or pod to go on."""
     store = stack.client().active_stack.artifact_store
     return StoredFiles(store, posixpath.join(store.path, "checkpoints", _step_key()))
+
+
+def refuse_changed(files: Sequence[tuple[str, str]]) -> None:
+    """Raise SourceError where ``files``, names and digests as they are now, are not those of the running step's key."""
+    if files and digest_of(files) != os.environ[FILES_VARIABLE]:
+        names = ", ".join(name for name, _ in files)
+        raise SourceError(f"what the model starts from changed after the run was defined: {names}", hint="run again")
 
 
 def _step_key() -> str:

@@ -47,7 +47,7 @@ def run(
     else:
         from medflow.platform.kubernetes import running, upload
 
-        config = config.model_copy(update={"source": upload.in_reach_of_pods(config.source)})
+        config = upload.in_reach_of_pods(config)
         response, order = running.execute(training(config), config.dataset, say, *place, name=name)
     return _outcome(response, config, order, time.monotonic() - started)
 

@@ -1,6 +1,6 @@
-"""The artifact store's credentials, for sources that lie in a bucket too.
+"""The artifact store's credentials, for sources, and files that models start from, that lie in a bucket too.
 
-Apart from ``context``, so that only the steps that read sources reach S3's client.
+Apart from ``context``, so that only the steps that read these reach S3's client.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from zenml import get_step_context
 from medflow.config.sections import RunConfig, SearchConfig, TuneBudget
 from medflow.errors import PlatformError
 from medflow.home import home
-from medflow.platform import context, runs, trackers, training_tracker
+from medflow.platform import context, runs, store_access, trackers, training_tracker
 from medflow.progress import say
 from medflow.records import TuneResult
 from medflow.tune import Place
@@ -69,6 +69,7 @@ def place(dataset: str) -> Place:
         database=home() / "tune.db",
         work=context.work_folder(),
         checkpoints=context.checkpoints(),
+        access=store_access.of_store(),
         tracker=partial(training_tracker.of_step, dataset, tags={STUDY_TAG: study}),
     )
 

@@ -159,7 +159,7 @@ class ModelCard(Record):
     model: Mapping[str, Any]
     """The model's section of the run config, as ``config.ModelConfig`` reads it."""
     weights_from: str
-    """``imagenet (timm NAME)``, ``file sha256:…`` or ``none``."""
+    """``imagenet (timm NAME)``, ``file NAME, sha256:…`` or ``none``; then, where it reads reports, ``; text: …``."""
     text: TextReading | None = None
     """None where the model reads no reports."""
     training: TrainingLog | None = None

@@ -5,8 +5,8 @@ Any S3-compatible store does. ``Access`` says how to reach it; nothing here know
 
 from medflow.s3.access import AMBIENT, Access
 from medflow.s3.bucket import Item, Place
-from medflow.s3.download import bring, bring_file, file_fingerprint, fingerprint, listable
-from medflow.s3.upload import upload, upload_file
+from medflow.s3.download import bring, bring_file, bring_matching, file_fingerprint, fingerprint, listable
+from medflow.s3.upload import upload, upload_file, upload_named
 
 __all__ = [
     "AMBIENT",
@@ -15,9 +15,11 @@ __all__ = [
     "Place",
     "bring",
     "bring_file",
+    "bring_matching",
     "file_fingerprint",
     "fingerprint",
     "listable",
     "upload",
     "upload_file",
+    "upload_named",
 ]

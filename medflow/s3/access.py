@@ -94,7 +94,7 @@ def _refusal(error: ClientError, what: str) -> SourceError:
             f"the object store refused {what} ({code})", hint=f"these credentials may not read or list it; {WAYS}"
         )
     if code in ABSENT:
-        return SourceError(f"{what} does not exist ({code})", hint="check `--source` and the endpoint of the store")
+        return SourceError(f"{what} does not exist ({code})", hint="check its name, and the endpoint of the store")
     if code in CHANGED:
         return SourceError(f"{what} changed after the run began", hint="run again")
     return DownloadError(f"the object store answered {code or 'an error'} for {what}", hint="run again later")

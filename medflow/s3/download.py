@@ -63,10 +63,15 @@ def listable(place: Place, seen: str, to: Path, access: Access, named_only: Call
 
 def bring(place: Place, seen: str, paths: Collection[str], to: Path, access: Access) -> Path:
     """A folder below ``to`` with at least the files ``paths`` of ``place``; paths that it lacks stay absent."""
+    return bring_matching(place, seen, frozenset(paths).__contains__, to, access)
+
+
+def bring_matching(place: Place, seen: str, wanted: Callable[[str], bool], to: Path, access: Access) -> Path:
+    """A folder below ``to`` with at least the files of ``place`` for whose path ``wanted`` says so."""
     client = connect(access)
     root = to / seen[:16]
     root.mkdir(parents=True, exist_ok=True)
-    _download_all(client, place, [item for item in _listed(client, place, seen, to) if item.path in paths], root)
+    _download_all(client, place, [item for item in _listed(client, place, seen, to) if wanted(item.path)], root)
     return root
 
 

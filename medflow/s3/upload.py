@@ -1,14 +1,14 @@
 """A local folder or archive into a bucket, under a name that is its content.
 
 A folder becomes ``<digest>/...`` and, written last, the marker ``<digest>.complete``; an archive becomes
-``<digest>.zip``. So the same content is sent once, wherever it lay; an upload that was cut short goes on with what
-is missing; and what has a marker never changes.
+``<digest>.zip``. What must keep its own name becomes ``<digest>/<name>``. So the same content is sent once, wherever
+it lay; an upload that was cut short goes on with what is missing; and what has a marker never changes.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ def upload(source: Path, to: Place, access: Access) -> str:
     """
     source = source.expanduser().absolute()
     if source.is_dir():
-        return _upload_folder(connect(access), source, to)
+        return _upload_folder(connect(access), source, list(_files(source, source)), to.below)
     if source.is_file() and not source.name.lower().endswith(ARCHIVES):
         raise SourceError(f"{source.name} is no archive: expected {', '.join(ARCHIVES)}", hint="check `--source`")
     return upload_file(source, to, access)
@@ -52,10 +52,24 @@ def upload(source: Path, to: Place, access: Access) -> str:
 
 def upload_file(source: Path, to: Place, access: Access) -> str:
     """Put one file below ``to``, named by its content, its suffixes kept; the URI of it. Raises as ``upload`` does."""
+    return _upload_file(connect(access), source, lambda digest: to.below(f"{digest}{_suffix(source.name)}"))
+
+
+def upload_named(source: Path, to: Place, access: Access, wanted: Callable[[str], bool] = lambda path: True) -> str:
+    """Likewise a file or folder that keeps its name, of a folder the files for whose path ``wanted`` says so."""
+    source = source.expanduser().absolute()
+    client = connect(access)
+    if not source.is_dir():
+        return _upload_file(client, source, lambda digest: to.below(digest, source.name))
+    files = [(name, path) for name, path in _files(source, source) if wanted(name)]
+    return _upload_folder(client, source, files, lambda digest: to.below(digest, source.name))
+
+
+def _upload_file(client: Any, source: Path, where: Callable[[str], Place]) -> str:
     if not source.is_file():
         raise SourceError(f"{source} does not exist", hint="check the path")
-    client, file = connect(access), _read(source, source.name)
-    place = to.below(f"{file.sha256[:DIGITS]}{_suffix(source.name)}")
+    file = _read(source, source.name)
+    place = where(file.sha256[:DIGITS])
     if _there(client, place) == file.bytes:
         say(f"{source.name} is at {place} already")
     else:
@@ -68,13 +82,13 @@ def _suffix(name: str) -> str:
     return found if found.isascii() else ""
 
 
-def _upload_folder(client: Any, source: Path, to: Place) -> str:
-    paths = sorted(_files(source, source))
+def _upload_folder(client: Any, source: Path, paths: list[tuple[str, Path]], where: Callable[[str], Place]) -> str:
     if not paths:
-        raise SourceError(f"the folder {source} holds no file", hint="check `--source`")
-    files = [_read(path, name) for name, path in track(paths, what=f"reading {source.name} (files)", total=len(paths))]
-    digest = digest_of([[file.name, file.bytes, file.sha256] for file in files])[:DIGITS]
-    place, marker = to.below(digest), to.below(f"{digest}.complete")
+        raise SourceError(f"the folder {source} holds no file", hint="check the path")
+    reading = track(sorted(paths), what=f"reading {source.name} (files)", total=len(paths))
+    files = [_read(path, name) for name, path in reading]
+    place = where(digest_of([[file.name, file.bytes, file.sha256] for file in files])[:DIGITS])
+    marker = Place(place.bucket, f"{place.prefix}.complete")
     if _there(client, marker) is not None:
         say(f"{source.name} is at {place} already")
         return str(place)

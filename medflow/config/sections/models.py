@@ -18,7 +18,7 @@ class ModelCommon(Section):
     size: int | None = Field(None, ge=16, le=2048)
     """Input height and width; None takes configs/models.yaml."""
     pretrained: str = "imagenet"
-    """`imagenet`, `none`, or the path of a .safetensors file."""
+    """`imagenet`, `none`, or a .safetensors file: its path, or s3://BUCKET/KEY, read as a source in a bucket is."""
     stats: Literal["imagenet", "dataset", "unit"] | None = None
     """Mean and std: ImageNet's, the training rows', or none (0 and 1); None takes configs/models.yaml."""
     dropout: Fraction = 0.2

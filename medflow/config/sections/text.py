@@ -13,9 +13,9 @@ SMALL = "small"
 
 class TextEncoder(Section):
     encoder: str = "dmis-lab/biobert-base-cased-v1.2"
-    """A transformers encoder of the Hugging Face hub (BioBERT by default), the folder of one, or `small`: a BERT with
-    random weights, whose WordPiece vocabulary is learned from the training reports. Weights are read from
-    safetensors only."""
+    """A transformers encoder of the Hugging Face hub (BioBERT by default), the folder of one, also as
+    s3://BUCKET/PREFIX, or `small`: a BERT with random weights, whose WordPiece vocabulary is learned from the training
+    reports. Weights are read from safetensors only."""
     offline: Literal["small", "error"] = "small"
     """What happens where the encoder is not on this machine and the hub does not answer: `small` takes the small
     encoder in its place and says so in the log, in the card and in every page; `error` stops."""
