@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from medflow import hub
+from medflow import hub, zoo
 from medflow.config.sections import DualPathModel, ImageTextModel, ModelConfig, SmpModel, TimmModel
 from medflow.errors import ModelError, WeightsUnavailable
 from medflow.models import Network
@@ -86,7 +86,7 @@ def _published(model: ModelConfig, channels: int) -> Published | None:
 
 def _of_timm(name: str, made: Callable[[Mapping[str, Tensor]], nn.Module]) -> Published:
     """``made`` builds with timm, which fills what it finds and only logs what the file lacks."""
-    import timm
+    timm = zoo.timm()
 
     def fill(tensors: Mapping[str, Tensor]) -> Filled:
         with _loaded() as given:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shutil
 import subprocess
@@ -130,3 +131,21 @@ def test_importing_a_step_needs_no_torch() -> None:
     code = "import sys, medflow.serve, medflow.decisions, medflow.preprocess; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert not {"torch", "pandas", "pyarrow", "sklearn", "zenml", "mlflow"} & set(done.stdout.split())
+
+
+def test_networks_are_built_without_a_trackers_library() -> None:
+    """timm imports wandb by itself, which takes a third of its time and leaves folders behind; here it may not."""
+    code = (
+        "import sys, tiny; from medflow import models; from medflow.pretrained import load_pretrained\n"
+        "for model in tiny.TINY.values():\n"
+        "    network = models.build(model, (tiny.LABELS,), tiny.preprocess())\n"
+        "    load_pretrained(network, model, None)\n"
+        "assert {'timm', 'segmentation_models_pytorch', 'monai'} <= set(sys.modules)\n"
+        "assert 'wandb' not in sys.modules, 'wandb'\n"
+        "import wandb; print(wandb.__name__)"
+    )
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert done.stdout == "wandb\n", done.stderr

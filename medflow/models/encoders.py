@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from medflow import zoo
 from medflow.errors import ModelError
 from medflow.records import HeadSpec, PixelSpec
 
@@ -22,7 +23,7 @@ def timm_backbone(
     ``weights`` is a checkpoint as timm publishes it; timm knows how its tensors are renamed, how 3 input channels
     become 1 (their weights are added up) and how position embeddings reach another size. Raises ModelError.
     """
-    import timm
+    timm = zoo.timm()
 
     check_name(name)
     options: dict[str, Any] = {"features_only": True} if levels else {"num_classes": 0}
@@ -43,7 +44,7 @@ def timm_backbone(
 
 def size_options(name: str, spec: PixelSpec) -> dict[str, int]:
     """What timm must be told of the input's size: nothing for a network that takes any."""
-    import timm
+    timm = zoo.timm()
 
     card = timm.get_pretrained_cfg(name)
     return {"img_size": spec.height} if card is not None and card.fixed_input_size else {}
@@ -63,7 +64,7 @@ def refuse_masks(kind: str, key: str, heads: tuple[HeadSpec, ...]) -> None:
 
 def check_name(name: str) -> None:
     """Raises ModelError where timm has no model of this name."""
-    import timm
+    timm = zoo.timm()
 
     if timm.is_model(name):
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from medflow import zoo
 from medflow.config.sections import DualPathModel, ImageTextModel, ModelConfig, SmpModel, TimmModel
 from medflow.errors import ModelError
 from medflow.models.smp import TIMM_PREFIX, encoder_name
@@ -45,7 +46,7 @@ def _statistics(model: ModelConfig, measured: ChannelStats | None) -> tuple[tupl
 
 def imagenet_statistics(model: ModelConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and std that the model's ImageNet weights were trained with."""
-    import timm
+    timm = zoo.timm()
 
     match model:
         case TimmModel() | ImageTextModel():

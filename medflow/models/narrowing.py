@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from medflow import zoo
 from medflow.errors import ModelError
 from medflow.records import PrunedLayer
 
@@ -31,7 +32,7 @@ def _narrowed(layer: nn.Module, entry: PrunedLayer) -> nn.Module:
 
 def width_of(layer: nn.Module) -> tuple[int, int] | None:
     """(in, out) channels of a layer that can be rebuilt at another width, or None."""
-    from timm.layers.grn import GlobalResponseNorm
+    GlobalResponseNorm = zoo.timm().layers.grn.GlobalResponseNorm
 
     match layer:
         case nn.Conv2d() | nn.ConvTranspose2d():
@@ -51,7 +52,7 @@ def width_of(layer: nn.Module) -> tuple[int, int] | None:
 
 def _widths(layer: nn.Module, entry: PrunedLayer) -> dict[str, int | tuple[int, ...]]:
     """The attributes that say a layer's width, at the widths of ``entry``."""
-    from timm.layers.grn import GlobalResponseNorm
+    GlobalResponseNorm = zoo.timm().layers.grn.GlobalResponseNorm
 
     match layer:
         case nn.Conv2d() | nn.ConvTranspose2d():
@@ -76,7 +77,7 @@ def _widths(layer: nn.Module, entry: PrunedLayer) -> dict[str, int | tuple[int, 
 
 def _shapes(layer: nn.Module, entry: PrunedLayer) -> dict[str, tuple[int, ...]]:
     """The tensors of a layer whose attributes have been set."""
-    from timm.layers.grn import GlobalResponseNorm
+    GlobalResponseNorm = zoo.timm().layers.grn.GlobalResponseNorm
 
     match layer:
         case GlobalResponseNorm():

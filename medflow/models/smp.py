@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medflow import zoo
 from medflow.config.sections import SmpModel
 from medflow.errors import ModelError
 from medflow.models.encoders import REFUSALS, size_options
@@ -74,7 +75,7 @@ class MaskHead(nn.Module):
 
 def whole_network(model: SmpModel, spec: PixelSpec) -> Any:
     """SMP's own network of a config, at random. Raises ModelError."""
-    import segmentation_models_pytorch as smp
+    smp = zoo.smp()
 
     families = {
         "unet": smp.Unet,
@@ -102,7 +103,7 @@ def whole_network(model: SmpModel, spec: PixelSpec) -> Any:
 
 def encoder_name(model: SmpModel) -> str:
     """The encoder as SMP names it: its own first, else timm's with SMP's prefix. Raises ModelError."""
-    import timm
+    timm = zoo.timm()
     from segmentation_models_pytorch.encoders import encoders
 
     name = model.encoder
