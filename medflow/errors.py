@@ -24,6 +24,8 @@ from __future__ import annotations
 
 import errno
 
+HINT = "hint: "
+
 
 class MedflowError(Exception):
     """What is wrong, what was expected, what was found; ``hint`` says what to do next.
@@ -37,6 +39,8 @@ class MedflowError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        # So that a traceback has it too, which may be all that is left of an error in another machine.
+        self.add_note(f"{HINT}{hint}")
 
     def __reduce__(self):
         # The hint is keyword-only, so the default (class, args) would not survive a process pool.

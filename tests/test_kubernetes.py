@@ -12,11 +12,12 @@ from zenml.integrations.kubernetes.manifest_utils import (
     pod_template_manifest_from_pod,
 )
 from zenml.integrations.kubernetes.pod_settings import KubernetesPodSettings
+from zenml.utils.exception_utils import collect_exception_information
 
 from medflow.config.sections.place import PlaceConfig, StepPlace, Toleration
 from medflow.config.sections.stack import StackConfig
 from medflow.errors import ChecksFailed, ConfigError, DownloadError, SplitError, TrainingError, WeightsUnavailable
-from medflow.platform.kubernetes import reasons, settings
+from medflow.platform.kubernetes import reasons, settings, watching
 from medflow.platform.kubernetes.cluster import Observed
 from medflow.platform.kubernetes.readback import dropped, quantity
 
@@ -216,3 +217,21 @@ def test_what_another_try_would_raise_again_is_not_retried(error):
 @pytest.mark.parametrize("code", [0, 1, 137, 143, DownloadError.exit_code, WeightsUnavailable.exit_code])
 def test_what_may_go_well_another_time_is_retried(code):
     assert not reasons.raised_for_good(seen(pod=ended_with(reason="Error", exitCode=code)))
+
+
+def told_by(error: Exception, cause: Exception | None = None) -> tuple[str, str]:
+    """Reason and hint of a step that raised, by way of what ZenML keeps of an error."""
+    try:
+        raise error from cause
+    except type(error) as caught:
+        kept = collect_exception_information(caught)
+    return watching.raised(kept), watching.hint_of(kept)
+
+
+def test_what_a_step_raised_is_told_as_on_this_machine_and_its_hint_survives():
+    ours = ConfigError("the column is empty", hint="name another one")
+    assert told_by(ours) == ("the column is empty", "name another one")
+    assert told_by(ours, ValueError("x")) == ("the column is empty", "name another one")
+    assert told_by(OSError(28, "No space\n left")) == ("OSError: [Errno 28] No space left", "")
+    assert told_by(ValueError(), ours) == ("ValueError", "")
+    assert "see its pod's log" in watching.raised(None) and not watching.hint_of(None)

@@ -14,6 +14,7 @@ from zenml.client import Client
 from zenml.enums import ExecutionStatus
 from zenml.models import PipelineRunUpdate
 
+from medflow import errors
 from medflow.errors import PlatformError
 from medflow.platform.kubernetes import reasons
 from medflow.platform.kubernetes.cluster import Cluster, Observed
@@ -21,9 +22,10 @@ from medflow.platform.kubernetes.keeping import FAILURE, folder
 from medflow.progress import say as say_line
 
 if TYPE_CHECKING:
-    from zenml.models import PipelineRunResponse, StepRunResponse
+    from zenml.models import ExceptionInfo, PipelineRunResponse, StepRunResponse
 
 Result = TypeVar("Result")
+UNDONE = (ExecutionStatus.FAILED, ExecutionStatus.RETRYING)
 POLL_SECONDS = 3.0
 #: A server or an API that is away is asked again for so long.
 PATIENCE_SECONDS = 900.0
@@ -49,7 +51,7 @@ def follow(run_id: str, cluster: Cluster, say: Callable[[str], None] = say_line)
     if run.status != ExecutionStatus.COMPLETED:
         raise PlatformError(
             f"run {run.name} ended as {run.status.value}: {why(run, steps)}",
-            hint=f"logs and events of its pods: {logs_of(run)}",
+            hint="; ".join((*hints(steps), f"logs and events of its pods: {logs_of(run)}")),
         )
     return run
 
@@ -59,11 +61,35 @@ def why(run: PipelineRunResponse, steps: dict[str, StepRunResponse]) -> str:
     metadata = run.run_metadata
     told = [f"step {key.removeprefix(FAILURE)}: {text}" for key, text in metadata.items() if key.startswith(FAILURE)]
     told += [
-        f"step {name}: {_raised(step)}"
+        f"step {name}: {raised(step.exception_info)}"
         for name, step in steps.items()
-        if step.status in (ExecutionStatus.FAILED, ExecutionStatus.RETRYING) and f"{FAILURE}{name}" not in metadata
+        if step.status in UNDONE and f"{FAILURE}{name}" not in metadata
     ]
     return "; ".join(told) or run.get_body().status_reason or "no step told why"
+
+
+def hints(steps: dict[str, StepRunResponse]) -> list[str]:
+    """What to do next, as the errors of the steps that failed say."""
+    told = [hint_of(step.exception_info) for step in steps.values() if step.status in UNDONE]
+    return [hint for hint in dict.fromkeys(told) if hint]
+
+
+def raised(info: ExceptionInfo | None) -> str:
+    """What a step raised, in one line: medflow's own words as on this machine, others after the name of their class."""
+    if info is None:
+        return "it ended without a word; see its pod's log"
+    words = " ".join((info.message or "").split())
+    return words if _is_ours(info) else f"{(info.source or '').rpartition('.')[2]}: {words}".strip(": ")
+
+
+def hint_of(info: ExceptionInfo | None) -> str:
+    """The hint of an error of medflow's that a step raised; empty where it raised another."""
+    lines = info.traceback.splitlines() if info is not None and _is_ours(info) else []
+    return next((line.removeprefix(errors.HINT) for line in reversed(lines) if line.startswith(errors.HINT)), "")
+
+
+def _is_ours(info: ExceptionInfo) -> bool:
+    return (info.source or "").startswith(f"{errors.__name__}.")
 
 
 def logs_of(run: PipelineRunResponse) -> str:
@@ -100,11 +126,6 @@ def _steps(run_id: str) -> dict[str, StepRunResponse]:
     return {step.name: step for step in page.items}
 
 
-def _raised(step: StepRunResponse) -> str:
-    lines = step.exception_info.traceback.strip().splitlines() if step.exception_info else []
-    return lines[-1].strip() if lines else "it ended without a word; see its pod's log"
-
-
 class _Teller:
     """Says each thing once."""
 
@@ -126,8 +147,8 @@ class _Teller:
             self.once(f"{name}{attempt} …")
             if step.status == ExecutionStatus.COMPLETED and step.end_time and step.start_time:
                 self.once(f"{name} done in {(step.end_time - step.start_time).total_seconds():.1f}s")
-            elif step.status in (ExecutionStatus.FAILED, ExecutionStatus.RETRYING):
-                self.once(f"{name}{attempt} {step.status.value}: {_raised(step)}")
+            elif step.status in UNDONE:
+                self.once(f"{name}{attempt} {step.status.value}: {raised(step.exception_info)}")
 
     def tell_waiting(self, jobs: tuple[Observed, ...], steps: dict[str, StepRunResponse]) -> None:
         for job in jobs:
