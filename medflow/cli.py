@@ -17,7 +17,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from medflow import __version__
-from medflow.commands import choosing, data, judging, machine, models, running, serving, stacks
+from medflow.commands import choosing, data, judging, machine, models, running, schedules, serving, stacks
 from medflow.commands.place import LOCAL, go
 from medflow.commands.verb import Verb
 from medflow.errors import MedflowError, of_disk
@@ -62,6 +62,7 @@ for _name, _verb in VERBS.items():
 #: They read what runs made, on this machine or, by MEDFLOW_ON, at another place.
 READING = frozenset({"models", "report", "predict", "promote", "serve", "compare", "verify"})
 app.add_typer(stacks.app, name="stack")
+app.add_typer(schedules.app, name="schedule")
 
 
 @app.callback(invoke_without_command=True)

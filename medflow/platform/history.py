@@ -30,7 +30,7 @@ def placement(dataset: str, source: Source, config: SplitConfig, steps: Mapping[
     all runs of the line before, at its strictest, so that nothing moves from test to training.
     Other split settings start afresh, and from there the placement names what was test.
     """
-    line = (run for run in _completed(dataset) if _drawn_alike(_settings(run), config))
+    line = (run for run in completed(dataset) if _drawn_alike(_settings(run), config))
     latest = next(line, None)
     if latest is None:
         return _afresh(dataset)
@@ -44,8 +44,8 @@ def placement(dataset: str, source: Source, config: SplitConfig, steps: Mapping[
 
 
 def _afresh(dataset: str) -> Placement:
-    last = next((run for run in _completed(dataset) if _settings(run) is not None), None)
-    return Placement(once_test=once_test(_output(last, "split", "test").load())) if last else Placement()
+    last = next((run for run in completed(dataset) if _settings(run) is not None), None)
+    return Placement(once_test=once_test(output_of(last, "split", "test").load())) if last else Placement()
 
 
 def _drawn_alike(first: SplitConfig | None, second: SplitConfig) -> bool:
@@ -56,10 +56,10 @@ def _drawn_alike(first: SplitConfig | None, second: SplitConfig) -> bool:
 
 def _same_state(run: PipelineRunResponse, source: Source, steps: Mapping[str, Step]) -> bool:
     """Whether a run's rows were those that ``steps`` will make of ``source``."""
-    there = _steps(run)
+    there = steps_of(run)
     if any(_rows_by(there[name]) != _rows_by(steps[name]) for name in DATA_STEPS):
         return False
-    return bool(_output(run, "resolve", "source").content_hash == source.digest())
+    return bool(output_of(run, "resolve", "source").content_hash == source.digest())
 
 
 def _rows_by(step: Step) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def _rows_by(step: Step) -> dict[str, Any]:
     return {"parameters": parameters, "environment": step.config.environment}
 
 
-def _completed(dataset: str) -> Iterator[PipelineRunResponse]:
+def completed(dataset: str) -> Iterator[PipelineRunResponse]:
     """All of them, newest first: what lies far back may be the only one of its line."""
     client = stack.client()
     if not client.list_pipelines(name=dataset).items:
@@ -86,12 +86,12 @@ def _completed(dataset: str) -> Iterator[PipelineRunResponse]:
         number, pages = number + 1, page.total_pages
 
 
-def _steps(run: PipelineRunResponse) -> Mapping[str, Step]:
+def steps_of(run: PipelineRunResponse) -> Mapping[str, Step]:
     return run.snapshot.step_configurations if run.snapshot else {}
 
 
 def _settings(run: PipelineRunResponse) -> SplitConfig | None:
-    step = _steps(run).get("split")
+    step = steps_of(run).get("split")
     value: Any = step.config.parameters.get("config") if step else None
     try:
         return SplitConfig.model_validate(value)
@@ -99,12 +99,12 @@ def _settings(run: PipelineRunResponse) -> SplitConfig | None:
         return None
 
 
-def _output(run: PipelineRunResponse, step: str, output: str) -> Any:
+def output_of(run: PipelineRunResponse, step: str, output: str) -> Any:
     return run.steps[step].outputs[output][0]
 
 
 def _given(run: PipelineRunResponse) -> Placement:
-    given: Placement = _output(run, "resolve", "placement").load()
+    given: Placement = output_of(run, "resolve", "placement").load()
     return given
 
 
@@ -115,5 +115,5 @@ def _known_after(run: PipelineRunResponse) -> Placement:
 
 
 def _result(run: PipelineRunResponse) -> Placement:
-    train, val, test = (_output(run, "split", role).load() for role in ("train", "val", "test"))
-    return placement_of(_output(run, "validate", "valid").load(), Split(train=train, val=val, test=test))
+    train, val, test = (output_of(run, "split", role).load() for role in ("train", "val", "test"))
+    return placement_of(output_of(run, "validate", "valid").load(), Split(train=train, val=val, test=test))

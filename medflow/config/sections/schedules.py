@@ -10,12 +10,12 @@ from medflow import cron
 from medflow.config.sections.base import Section
 
 LOCAL = "local"
-NAME = r"^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$"
+NAME = r"^[a-z]([a-z0-9-]{0,34}[a-z0-9])?$"
 
 
 class ScheduleConfig(Section):
     name: str = Field(pattern=NAME)
-    """Lower-case letters, digits and dashes, 40 at most. Another name is another schedule."""
+    """Lower-case letters, digits and dashes, 36 at most. Another name is another schedule."""
     dataset: str
     """A name (NAME.yaml in the working folder, or shipped), or the path of a YAML, as `medflow run` takes it."""
     cron: str

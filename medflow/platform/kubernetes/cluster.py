@@ -60,6 +60,42 @@ class Cluster:
             return None
         return _observed(self._plain(job), self._pods(f"job-name={name}"), self.events())
 
+    def cron_jobs(self, label: str) -> list[dict[str, Any]]:
+        """Every CronJob that has a label."""
+        found: list[dict[str, Any]] = self._plain(
+            self.batch.list_namespaced_cron_job(self.namespace, label_selector=label)
+        )
+        return found
+
+    def cron_job(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = self._plain(self.batch.read_namespaced_cron_job(name, self.namespace))
+        return found
+
+    def jobs_of(self, cron_job: dict[str, Any], events: list[dict[str, Any]]) -> tuple[Observed, ...]:
+        """The jobs of a CronJob, oldest first."""
+        owner = cron_job["metadata"]["uid"]
+        items = self._plain(self.batch.list_namespaced_job(self.namespace))
+        own = [job for job in items if owner in {item["uid"] for item in job["metadata"].get("ownerReferences", [])}]
+        found = [_observed(job, self._pods(f"job-name={job['metadata']['name']}"), events) for job in own]
+        return tuple(sorted(found, key=lambda item: str(item.job["metadata"]["creationTimestamp"])))
+
+    def patch_cron_job(self, name: str, body: dict[str, Any]) -> None:
+        self.batch.patch_namespaced_cron_job(name, self.namespace, body)
+
+    def delete_cron_job(self, name: str) -> None:
+        """With its jobs and their pods; one that is gone is no error."""
+        self._unless_absent(
+            lambda: self.batch.delete_namespaced_cron_job(name, self.namespace, propagation_policy="Background")
+        )
+
+    def own_job(self) -> Observed:
+        """The job of the pod that this process runs in."""
+        own = self._plain(self.core.read_namespaced_pod(pod_name(), self.namespace))
+        job = self.job(own["metadata"]["labels"]["job-name"])
+        if job is None:
+            raise PlatformError("the job of this pod is gone", hint="nothing is to be done: the pod ends with it")
+        return job
+
     def events(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self._plain(self.core.list_namespaced_event(self.namespace))
         return sorted(found, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))

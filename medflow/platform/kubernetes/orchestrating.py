@@ -2,25 +2,27 @@
 
 A cache hit counts only if its artifacts are whole. The image must hold the code whose digest is in the cache keys. Each
 job is compared with what was asked, and is ended, with the reason, where no waiting can help. Logs and events of
-every pod are kept in the artifact store. The MLflow run of a run that failed is closed. All of it is done here and not
-where the run was started, because that machine may be gone, and a scheduled run has none.
+every pod are kept in the artifact store. The MLflow run of a run that failed is closed. A run that a schedule started
+ends at once where another is going on or nothing is new. All of it is done here and not where the run was started,
+because that machine may be gone, and a scheduled run has none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 from zenml.client import Client
 from zenml.enums import ExecutionStatus
 from zenml.integrations.kubernetes import kube_utils
 from zenml.integrations.kubernetes.orchestrators import kubernetes_orchestrator_entrypoint as zenml_entrypoint
 from zenml.logger import get_logger
-from zenml.models import PipelineSnapshotResponse
+from zenml.models import PipelineRunUpdate, PipelineSnapshotResponse
 
 from medflow.config.sections.place import StepPlace
 from medflow.platform import caching, trackers
-from medflow.platform.kubernetes import cluster, reasons, stale
+from medflow.platform.kubernetes import cluster, reasons, scheduled, stale
 from medflow.platform.kubernetes.entrypoint import StepEntrypoint, prepare
 from medflow.platform.kubernetes.keeping import Keeper
 from medflow.platform.kubernetes.settings import ASKED
@@ -34,10 +36,14 @@ def main() -> None:
     arguments = zenml_entrypoint.parse_args()
     prepare()
     snapshot = Client().get_snapshot(arguments.snapshot_id)
-    if problem := stale.problem(snapshot):
-        stale.refuse(snapshot, arguments.run_id, problem)
-        return
     here = cluster.inside(_namespace())
+    run_id, is_new = (arguments.run_id, False) if arguments.run_id else scheduled.begin(snapshot, here)
+    if problem := stale.problem(snapshot):
+        _end(run_id, ExecutionStatus.FAILED, problem)
+        return
+    if is_new and (reason := scheduled.needless(snapshot, run_id, here)):
+        _end(run_id, ExecutionStatus.SKIPPED, reason)
+        return
     keeper = Keeper(here, Client().active_stack.artifact_store)
     try:
         with keeper, caching.checked_hits(logger.info):
@@ -53,6 +59,15 @@ def _close_tracking(run_id: str) -> None:
     run = Client().get_pipeline_run(run_id) if run_id else None
     if run is not None and run.status == ExecutionStatus.FAILED:
         trackers.close(run, "FAILED")
+
+
+def _end(run_id: str, status: ExecutionStatus, reason: str) -> None:
+    """End a run before its first step, and say why."""
+    logger.warning(reason)
+    store = Client().zen_store
+    # ZenML takes a status only from a run whose orchestrator it knows.
+    store.update_run(UUID(run_id), PipelineRunUpdate(orchestrator_run_id=cluster.pod_name()))
+    store.update_run(UUID(run_id), PipelineRunUpdate(status=status, status_reason=reason[:255]))
 
 
 def asked_of(snapshot: PipelineSnapshotResponse) -> dict[str, StepPlace]:

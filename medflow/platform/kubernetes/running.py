@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from zenml.client import Client
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 #: The orchestrator's program, `orchestrating`; not imported, because it is for pods.
 PROGRAM = "medflow.platform.kubernetes.orchestrating"
+#: A run is made a moment before the job of its orchestrator.
+STARTING = timedelta(minutes=1)
 UNFINISHED = (ExecutionStatus.INITIALIZING, ExecutionStatus.PROVISIONING, ExecutionStatus.RUNNING)
 
 
@@ -103,23 +106,32 @@ def stop(run_id: str, here: Cluster) -> None:
 def remove_token(run_id: str, here: Cluster) -> None:
     """Remove the Secret that lets a run's pods speak to the server; the orchestrator does it, where it gets so far."""
     run = Client().get_pipeline_run(run_id)
-    if run.status.is_finished and run.snapshot is not None:
+    # A schedule's runs share one, which its next run needs.
+    if run.status.is_finished and run.snapshot is not None and run.snapshot.schedule is None:
         here.delete_secret(f"zenml-token-{run.snapshot.id}")
 
 
 def refuse_second(dataset: str, here: Cluster) -> None:
-    """Two runs of a dataset at a time would race for the same stage. One whose orchestrator is gone is closed first."""
+    """Two runs of a dataset at a time would race for the same stage. Raises PlatformError."""
+    for run in going_on(dataset, here):
+        raise PlatformError(
+            f"a run of {dataset} is going on already: {run.name}, {run.id}",
+            hint=f"wait for it to end, or stop it: `medflow stack stop STACK {run.id}`",
+        )
+
+
+def going_on(dataset: str, here: Cluster) -> Iterator[PipelineRunResponse]:
+    """Runs of a dataset whose orchestrator lives. One whose orchestrator is gone is closed, as nobody else would."""
     client = Client()
     if not client.list_pipelines(name=dataset).items:
         return
     for status in UNFINISHED:
         for run in client.list_pipeline_runs(pipeline=dataset, status=status, size=100).items:
             orchestrator = next((job for job in here.jobs(str(run.id)) if job.step is None), None)
-            if orchestrator is not None and not reasons.over(orchestrator):
-                raise PlatformError(
-                    f"a run of {dataset} is going on already: {run.name}, {run.id}",
-                    hint=f"wait for it to end, or stop it: `medflow stack stop STACK {run.id}`",
-                )
+            starts = orchestrator is None and datetime.now(UTC) - run.created.replace(tzinfo=UTC) < STARTING
+            if starts or (orchestrator is not None and not reasons.over(orchestrator)):
+                yield run
+                continue
             reason = "its orchestrator ended before the run did"
             client.zen_store.update_run(run.id, PipelineRunUpdate(status=ExecutionStatus.FAILED, status_reason=reason))
             trackers.close(client.get_pipeline_run(run.id), "KILLED")

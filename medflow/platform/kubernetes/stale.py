@@ -6,19 +6,10 @@ results would be found under the wrong keys for ever after.
 
 from __future__ import annotations
 
-import socket
-from uuid import UUID
-
-from zenml.client import Client
-from zenml.enums import ExecutionStatus
-from zenml.logger import get_logger
-from zenml.models import PipelineRunUpdate, PipelineSnapshotResponse
-from zenml.pipelines.run_utils import create_placeholder_run
+from zenml.models import PipelineSnapshotResponse
 
 from medflow.platform import code
 from medflow.platform.caching import CODE_VARIABLE, ROOTS
-
-logger = get_logger(__name__)
 
 
 def problem(snapshot: PipelineSnapshotResponse) -> str | None:
@@ -36,13 +27,3 @@ def problem(snapshot: PipelineSnapshotResponse) -> str | None:
         f"{len(differing)} of {len(snapshot.step_configurations)} steps ({', '.join(differing[:3])}); "
         "build the image of this code (`make images`) and name it in the stack, or check out the image's commit"
     )
-
-
-def refuse(snapshot: PipelineSnapshotResponse, run_id: str | None, reason: str) -> None:
-    """Mark the run as failed before any step. One that a schedule started is made first, to be told of at all."""
-    logger.error(reason)
-    store = Client().zen_store
-    host = socket.gethostname()
-    run = UUID(run_id) if run_id else create_placeholder_run(snapshot=snapshot, orchestrator_run_id=host).id
-    store.update_run(run, PipelineRunUpdate(orchestrator_run_id=host))
-    store.update_run(run, PipelineRunUpdate(status=ExecutionStatus.FAILED, status_reason=reason[:255]))

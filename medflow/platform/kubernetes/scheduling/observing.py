@@ -1,0 +1,124 @@
+"""What stands: CronJobs with their jobs and events, and schedules at the ZenML server."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from zenml.client import Client
+from zenml.integrations.kubernetes.constants import RUN_ID_ANNOTATION_KEY
+
+from medflow.platform.kubernetes import reasons
+from medflow.platform.kubernetes.cluster import Cluster, Observed
+from medflow.platform.kubernetes.scheduling import credentials, marks
+from medflow.platform.scheduling.records import Fire, Frozen, Key, Registered, Standing
+
+#: Set by Kubernetes on the jobs of a CronJob.
+DUE = "batch.kubernetes.io/cronjob-scheduled-timestamp"
+#: Nothing was read of a CronJob whose marks were removed.
+UNKNOWN = Frozen(image="unknown", code="", settings="")
+
+
+def standing(here: Cluster, stack: str) -> tuple[Standing, ...]:
+    """Every CronJob that medflow made for a stack."""
+    found = []
+    events = here.events()
+    for cron_job in here.cron_jobs(marks.SCHEDULE):
+        name = cron_job["metadata"]["labels"][marks.SCHEDULE]
+        if cron_job["metadata"]["name"] == marks.cron_job_name(stack, name):
+            found.append(_standing(here, name, cron_job, events))
+    return tuple(sorted(found, key=lambda item: item.name))
+
+
+def registered(stack: str) -> tuple[Registered, ...]:
+    """Every schedule that medflow made for a stack at the ZenML server."""
+    page = Client().list_schedules(name=f"startswith:{registered_name(stack, '')}", size=1000)
+    start = len(registered_name(stack, ""))
+    return tuple(
+        Registered(name=item.name[start:], id=str(item.id), cron=item.cron_expression or "", active=item.active)
+        for item in page.items
+    )
+
+
+def registered_name(stack: str, name: str) -> str:
+    """What ZenML calls a schedule."""
+    return f"medflow {stack}: {name}"
+
+
+def _standing(here: Cluster, name: str, cron_job: dict[str, Any], events: list[dict[str, Any]]) -> Standing:
+    given = marks.Marks.of(cron_job)
+    job = cron_job["metadata"]["name"]
+    last = cron_job.get("status", {}).get("lastScheduleTime")
+    return Standing(
+        name=name,
+        job=job,
+        timing=marks.timing_of(cron_job),
+        frozen=given.frozen if given else UNKNOWN,
+        edited=given is None or given.template != marks.template_digest(cron_job),
+        key=credentials.state_of(given.key) if given else Key.VALID,
+        schedule_id=given.schedule_id if given else "",
+        snapshot_id=snapshot_of(cron_job),
+        since=given.since if given else moment(cron_job["metadata"]["creationTimestamp"]),
+        last_fire=moment(last) if last else None,
+        fires=tuple(_fire(here, seen) for seen in here.jobs_of(cron_job, events)),
+        warnings=tuple(_warning(event) for event in events if _is_warning(event, job)),
+    )
+
+
+def snapshot_of(cron_job: dict[str, Any]) -> str:
+    """What its pods run, after which their token's Secret is named."""
+    container = cron_job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]
+    words = [*(container.get("command") or []), *(container.get("args") or [])]
+    return str(words[words.index("--snapshot_id") + 1]) if "--snapshot_id" in words else ""
+
+
+def _fire(here: Cluster, seen: Observed) -> Fire:
+    facts = seen.job["metadata"]
+    annotations = facts.get("annotations", {})
+    run_id = annotations.get(RUN_ID_ANNOTATION_KEY)
+    status, reason = _run(run_id) if run_id else ("", _why(here, seen))
+    return Fire(
+        job=seen.name,
+        at=moment(annotations.get(DUE) or facts["creationTimestamp"]),
+        ended=_ended(seen.job),
+        run_id=run_id,
+        run_status=status,
+        reason=reason,
+    )
+
+
+def _run(run_id: str) -> tuple[str, str | None]:
+    try:
+        run = Client().get_pipeline_run(run_id)
+    except KeyError:
+        return "gone from the server", None
+    return run.status.value, run.get_body().status_reason
+
+
+def _why(here: Cluster, seen: Observed) -> str | None:
+    """Why a job has no run: what the cluster says, and the last word of its pod."""
+    reason = reasons.fatal(seen) or reasons.ended(seen) or reasons.pending(seen)
+    log = here.log(seen.pods[-1]["metadata"]["name"]) if reason and seen.pods else None
+    said = [line.partition(" ")[2].strip() for line in (log or "").splitlines()]
+    last = next((line for line in reversed(said) if line), "")
+    return f"{reason}; its pod said: {last[:300]}" if reason and last else reason
+
+
+def _ended(job: dict[str, Any]) -> datetime | None:
+    status = job.get("status", {})
+    over = [item for item in status.get("conditions") or [] if item["type"] in ("Complete", "Failed")]
+    text = status.get("completionTime") or next((item["lastTransitionTime"] for item in over), None)
+    return moment(text) if text else None
+
+
+def _is_warning(event: dict[str, Any], job: str) -> bool:
+    about = event["involvedObject"]
+    return event.get("type") == "Warning" and about.get("kind") == "CronJob" and about.get("name") == job
+
+
+def _warning(event: dict[str, Any]) -> str:
+    return f"{event.get('reason')}: {' '.join(str(event.get('message', '')).split())}"
+
+
+def moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
