@@ -49,6 +49,19 @@ def test_help_is_as_agreed(verb: str, capsys: pytest.CaptureFixture[str], monkey
     assert ("--json" in text) == (verb not in TALKS_ONLY)
 
 
+@pytest.mark.parametrize("words", ["schedule", "schedule plan", "schedule apply", "schedule run", "schedule fire"])
+def test_help_of_a_group_is_as_agreed(
+    words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    assert cli.run([*words.split(), "--help"]) == 0
+    text = capsys.readouterr().out
+    path = GOLDEN / f"help_{words.replace(' ', '_')}.txt"
+    if os.environ.get("MEDFLOW_WRITE_GOLDEN"):
+        path.write_text(text)
+    assert text == path.read_text()
+
+
 @pytest.mark.parametrize("verb", ["run", "tune"])
 @pytest.mark.parametrize("name", ["", "two words", "a/b", "{date}", "-x", "x.", "a" * 81, "phantom", "production"])
 def test_what_a_run_cannot_be_called_is_refused_before_anything_is_loaded(verb, name, capsys) -> None:

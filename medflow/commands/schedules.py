@@ -26,7 +26,7 @@ app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Let runs st
 File = Annotated[
     str | None,
     typer.Argument(
-        metavar="[FILE]", help="A YAML of schedules; schedules.yaml of this folder, or the shipped one, where left out."
+        metavar="FILE", help="A YAML of schedules; schedules.yaml of this folder, or the shipped one, where left out."
     ),
 ]
 

@@ -1,0 +1,271 @@
+"""What follows from what is known of schedules, and the schedules of this machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from apscheduler.triggers.date import DateTrigger
+from apscheduler.triggers.interval import IntervalTrigger
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medflow.config.sections.schedules import ScheduleConfig
+from medflow.platform.scheduling import planning
+from medflow.platform.scheduling.local import Runner
+from medflow.platform.scheduling.records import Action, Fire, Frozen, Key, Registered, Standing, Timing, Wanted
+
+NOW = datetime(2026, 5, 4, 12, 0, 30, tzinfo=UTC)
+SCHEDULE = ScheduleConfig(name="nightly", dataset="phantom", cron="0 * * * *")
+FROZEN = Frozen(image="a", code="b", settings="c")
+
+
+def wanted(name: str = "nightly", frozen: Frozen = FROZEN, **timing) -> Wanted:
+    return Wanted(name=name, timing=Timing.of(SCHEDULE).model_copy(update=timing), frozen=frozen)
+
+
+def standing(of: Wanted, **changes) -> Standing:
+    found = Standing(
+        name=of.name, job=f"medflow-{of.name}", timing=of.timing, frozen=of.frozen, edited=False, key=Key.VALID,
+        schedule_id=f"id of {of.name}", snapshot_id="s", since=NOW - timedelta(hours=5),
+        last_fire=NOW.replace(minute=0, second=0),
+    )  # fmt: skip
+    return found.model_copy(update=changes)
+
+
+def registered(of: Wanted, **changes) -> Registered:
+    found = Registered(name=of.name, id=f"id of {of.name}", cron=of.timing.cron, active=not of.timing.paused)
+    return found.model_copy(update=changes)
+
+
+# -- what is to be done ---------------------------------------------------------------------------
+
+NAMES = st.lists(st.sampled_from("abcdef"), unique=True)
+TIMINGS = st.builds(
+    dict,
+    cron=st.sampled_from(["0 * * * *", "5 2 * * sun"]),
+    time_zone=st.sampled_from(["UTC", "Europe/Berlin"]),
+    paused=st.booleans(),
+    start_within=st.integers(60, 90),
+)
+FROZENS = st.builds(Frozen, image=st.sampled_from("ab"), code=st.sampled_from("ab"), settings=st.sampled_from("ab"))
+
+
+@st.composite
+def states(draw) -> list[Wanted]:
+    return [wanted(name, draw(FROZENS), **draw(TIMINGS)) for name in draw(NAMES)]
+
+
+@given(states(), states(), states())
+def test_doing_what_is_told_leaves_nothing_to_do(file, cluster, server):
+    """Whatever stood before, in one of both places or in neither."""
+    stands, known = {item.name: standing(item) for item in cluster}, {item.name: registered(item) for item in server}
+    asked = {item.name: item for item in file}
+    for change in planning.changes(file, tuple(stands.values()), tuple(known.values())):
+        assert (change.action is Action.NOTHING) == (not change.why)
+        name = change.name
+        if change.action is Action.DELETE:
+            assert name not in asked
+            stands.pop(name, None)
+            known.pop(name, None)
+        elif change.action is Action.UPDATE:
+            assert stands[name].frozen == asked[name].frozen
+            stands[name] = stands[name].model_copy(update={"timing": asked[name].timing})
+            known[name] = registered(asked[name])
+        elif change.action is not Action.NOTHING:
+            assert (change.action is Action.CREATE) == (name not in stands and name not in known)
+            stands[name], known[name] = standing(asked[name]), registered(asked[name])
+    again = planning.changes(file, tuple(stands.values()), tuple(known.values()))
+    assert [change.action for change in again] == [Action.NOTHING] * len(file)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    {
+        "image": ({"frozen": FROZEN.model_copy(update={"image": "old"})}, "the image is a, not old"),
+        "code": ({"frozen": FROZEN.model_copy(update={"code": "old"})}, "the code of its steps has changed"),
+        "settings": ({"frozen": FROZEN.model_copy(update={"settings": "old"})}, "settings"),
+        "key gone": ({"key": Key.GONE}, "key that it was made with is gone from the server"),
+        "key rotated": ({"key": Key.ROTATED}, "is rotated since"),
+        "edited": ({"edited": True}, "edited by hand"),
+        "another schedule": ({"schedule_id": "other"}, "ZenML does not know its schedule"),
+    }.values(),
+)
+def test_what_a_cron_job_froze_makes_another_one(changes, words):
+    (change,) = planning.changes([wanted()], [standing(wanted(), **changes)], [registered(wanted())])
+    assert change.action is Action.RECREATE and words in "; ".join(change.why)
+
+
+@pytest.mark.parametrize(
+    ("timing", "words"),
+    {
+        "cron": ({"cron": "1 * * * *"}, "cron: 0 * * * *, the cluster has 1 * * * *"),
+        "zone": ({"time_zone": None}, "time zone: UTC, the cluster has none"),
+        "paused": ({"paused": True}, "paused: no, the cluster has yes"),
+        "overlap": ({"overlap": "Allow"}, "concurrencyPolicy: Forbid, the cluster has Allow"),
+        "late": ({"start_within": None}, "start_within: 3600, the cluster has none"),
+    }.values(),
+)
+def test_time_and_pause_are_changed_in_place(timing, words):
+    found = standing(wanted(), timing=wanted(**timing).timing)
+    (change,) = planning.changes([wanted()], [found], [registered(wanted())])
+    assert (change.action, change.why) == (Action.UPDATE, (words,))
+
+
+def test_a_pause_at_the_server_alone_is_told():
+    (change,) = planning.changes([wanted()], [standing(wanted())], [registered(wanted(), active=False)])
+    assert (change.action, change.why) == (Action.UPDATE, ("paused: no, ZenML has yes",))
+
+
+# -- what went wrong ------------------------------------------------------------------------------
+
+
+def told(**changes) -> list[str]:
+    return [fault.text for fault in planning.faults([standing(wanted(), **changes)], NOW)]
+
+
+def test_nothing_is_told_of_what_fires_as_it_should():
+    assert told() == []
+    assert told(last_fire=NOW.replace(hour=11, minute=0)) == [], "a fire has two minutes to come"
+
+
+def test_missed_fires_are_counted_from_the_last_one():
+    late = NOW.replace(hour=8, minute=0, second=0)
+    assert told(last_fire=late) == ["3 fires missed: 2026-05-04 09:00 UTC to 2026-05-04 11:00 UTC"]
+    assert told(last_fire=None) == ["4 fires missed: 2026-05-04 08:00 UTC to 2026-05-04 11:00 UTC"], "since it was made"
+    assert told(last_fire=late, since=NOW) == [], "it was resumed only now"
+    assert told(last_fire=late, timing=wanted(paused=True).timing) == []
+
+
+def test_fires_that_a_run_left_no_room_for_are_no_missed_ones():
+    start = NOW.replace(hour=9, minute=0, second=0)
+    long = Fire(job="a", at=start, ended=start + timedelta(minutes=90), run_id="r", run_status="completed")
+    assert told(last_fire=start, fires=(long,)) == [
+        "1 fire left out because the run before went on: 2026-05-04 10:00 UTC",
+        "1 fire missed: 2026-05-04 11:00 UTC",
+    ]
+
+
+def test_a_fire_that_never_reached_the_server_is_told_with_its_reason():
+    at = NOW.replace(minute=0, second=0)
+    lost = Fire(job="medflow-1", at=at, ended=NOW, reason="exit code 1; its pod said: CredentialsNotValid")
+    (text,) = told(fires=(lost,))
+    assert "never reached ZenML (job medflow-1)" in text and "CredentialsNotValid" in text
+    waiting = lost.model_copy(update={"ended": None, "reason": "unschedulable"})
+    assert "has not reached ZenML yet" in told(fires=(waiting,))[0]
+    assert told(fires=(waiting.model_copy(update={"reason": None}),)) == [], "it has just begun"
+
+
+def test_of_runs_only_the_last_one_s_failure_is_told():
+    at = NOW.replace(minute=0, second=0)
+    failed = Fire(job="a", at=at - timedelta(hours=1), ended=at, run_id="r1", run_status="failed", reason="no room")
+    assert "ended as failed (r1): no room" in told(fires=(failed,))[0]
+    assert told(fires=(failed, failed.model_copy(update={"run_id": "r2", "run_status": "skipped"}))) == []
+
+
+# -- this machine ---------------------------------------------------------------------------------
+
+
+def lines_of(trigger, code: str, enough: Callable[[list[str]], bool], **changes) -> list[str]:
+    """What a runner says until it is enough, whose schedule's run is a piece of Python."""
+    said: list[str] = []
+    schedule = SCHEDULE.model_copy(update=changes)
+    runner = Runner([schedule], {schedule.name: (sys.executable, "-c", code)}, said.append, lambda _: trigger)
+    before = signal.signal(signal.SIGUSR1, raise_interrupt)
+    threading.Thread(target=interrupt, args=(lambda: enough(said),), daemon=True).start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            runner.run()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert enough(said), said
+    return said
+
+
+def interrupt(enough: Callable[[], bool]) -> None:
+    stop = time.monotonic() + 60
+    while not enough() and time.monotonic() < stop:
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGUSR1)
+
+
+def raise_interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+EVERY_SECOND = IntervalTrigger(seconds=1)
+
+
+def test_it_fires_again_and_again_and_tells_failures():
+    said = lines_of(EVERY_SECOND, "", lambda said: sum("done after" in line for line in said) == 2)
+    assert said.count("nightly: starts") >= 2
+    lines_of(EVERY_SECOND, "exit(7)", lambda said: any("FAILED with exit code 7" in line for line in said))
+
+
+def test_no_run_starts_while_the_one_before_goes_on_and_the_end_stops_it(tmp_path: Path):
+    ready, left = tmp_path / "ready", tmp_path / "left"
+    code = f"import signal, time; signal.signal(15, lambda *_: (open({str(left)!r}, 'w').close(), exit(1)))\n"
+    words = "nightly: left out: its run before goes on"
+    code += f"open({str(ready)!r}, 'w').close(); time.sleep(600)"
+    said = lines_of(EVERY_SECOND, code, lambda said: words in said and ready.exists())
+    assert said.count("nightly: starts") == 1
+    assert "nightly: is stopped" in said and left.exists()
+
+
+def test_a_fire_that_is_too_late_is_told():
+    late = DateTrigger(datetime.now(UTC) - timedelta(seconds=30))
+    words = "nightly: missed: it could not start in time"
+    assert "nightly: starts" not in lines_of(late, "", lambda said: words in said, start_within=2)
+
+
+def test_what_is_paused_never_fires():
+    said: list[str] = []
+    Runner([SCHEDULE.model_copy(update={"paused": True})], {}, said.append)
+    assert said == ["nightly: paused"]
+
+
+FILE = """
+schedules:
+  - name: every-minute
+    dataset: phantom
+    cron: "* * * * *"
+    only_when_the_data_changed: true
+    settings: {source.images: 72, models.0.size: 32, models.0.channels: [8, 16], models.0.label_hidden: [16],
+               models.0.label_dropout: [0.1, 0.1], train.epochs: 1, evaluate.resamples: 100, promote.resamples: 100,
+               promote.floors: [], prune.enabled: false, quantize.enabled: false}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_command_fires_every_minute_and_leaves_out_what_is_unchanged(tmp_path: Path):
+    (tmp_path / "schedules.yaml").write_text(FILE)
+    environment = {**os.environ, "MEDFLOW_HOME": str(tmp_path / "home"), "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-m", "medflow.cli", "schedule", "run"]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        lines = until(process, "every-minute is left out: data, code and settings are those of phantom-", 600)
+        process.terminate()
+        assert process.wait(60) == 130
+    assert any(line.rstrip().endswith("next at " + line.rpartition("next at ")[2].rstrip()) for line in lines)
+    assert sum("every-minute: done after" in line for line in lines) >= 1
+    assert not any("FAILED" in line for line in lines)
+
+
+def until(process: subprocess.Popen[str], words: str, seconds: float) -> list[str]:
+    lines: list[str] = []
+    stop = time.monotonic() + seconds
+    assert process.stderr is not None
+    for line in process.stderr:
+        lines.append(line)
+        if words in line:
+            return lines
+        assert time.monotonic() < stop, "".join(lines)
+    raise AssertionError("".join(lines))
