@@ -31,14 +31,15 @@ MOST_THREADS: Final = 8
 class Machine:
     """Fabric on the devices of one training, and this process's place among them: ``rank`` of ``ranks``."""
 
-    def __init__(self, config: TrainConfig) -> None:
-        """Raises ConfigError for devices that are not there."""
+    def __init__(self, config: TrainConfig, nodes: int = 1) -> None:
+        """``nodes`` machines share the devices evenly. Raises ConfigError for devices that are not there."""
         accelerator = _accelerator(config)
         self.precision: Precision = _precision(config, accelerator)
         self.ranks = config.devices
-        self.fabric = _fabric(accelerator, self.precision, config.devices)
+        here = config.devices // nodes
+        self.fabric = _fabric(accelerator, self.precision, here, nodes)
         self.rank = self.fabric.global_rank
-        free = loading_threads(accelerator, cores(), config.devices)
+        free = loading_threads(accelerator, cores(), here)
         self.workers = free if config.workers is None else config.workers
 
     @property
@@ -76,19 +77,19 @@ class Machine:
         convert_sync_batchnorm(network)
 
 
-def _fabric(accelerator: str, precision: Precision, devices: int) -> Fabric:
+def _fabric(accelerator: str, precision: Precision, devices: int, nodes: int) -> Fabric:
     from lightning_fabric import Fabric
     from lightning_fabric.plugins.environments import LightningEnvironment
     from lightning_fabric.strategies import DDPStrategy
 
-    if devices == 1:
+    if devices * nodes == 1:
         return Fabric(accelerator=accelerator, devices=1, precision=precision)
     # An encoder may have layers whose output no head reads.
     strategy = DDPStrategy(find_unused_parameters=True, timeout=PATIENCE)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # its banner
-    # `medflow.ranks` starts the processes, whatever scheduler this machine has.
+    # `medflow.ranks` starts the processes, or torchrun on each node, whatever scheduler this machine has.
     fabric = Fabric(
-        accelerator=accelerator, devices=devices, precision=precision, strategy=strategy,
+        accelerator=accelerator, devices=devices, num_nodes=nodes, precision=precision, strategy=strategy,
         plugins=[LightningEnvironment()],
     )  # fmt: skip
     fabric.launch()
@@ -104,13 +105,19 @@ def loading_threads(accelerator: Literal["cpu", "cuda"], cores: int, ranks: int)
     return max(1, min(MOST_THREADS, cores // ranks - 1)) if accelerator == "cuda" else 0
 
 
-def check_devices(config: TrainConfig) -> None:
-    """Raises ConfigError where the machine has not the devices that a config asks for, or a batch is too small."""
+def check_devices(config: TrainConfig, nodes: int = 1) -> None:
+    """Raises ConfigError where this machine, one of ``nodes``, has not its share of the devices that are asked for."""
     there = torch.cuda.device_count() if _accelerator(config) == "cuda" else os.cpu_count() or 1
-    if config.devices > there:
+    if config.devices > there * nodes:
+        each = "this machine" if nodes == 1 else f"each of {nodes} nodes"
         raise ConfigError(
-            f"train.devices is {config.devices}, and this machine has {there}", hint=f"set train.devices={there}"
+            f"train.devices is {config.devices}, and {each} has {there}", hint=f"set train.devices={there * nodes}"
         )
+    check_shares(config)
+
+
+def check_shares(config: TrainConfig) -> None:
+    """Raises ConfigError where a batch is too small to be shared."""
     if config.batch_size is not None and config.batch_size < config.devices:
         raise ConfigError(
             f"a batch of {config.batch_size} images cannot be shared among {config.devices} devices",

@@ -20,7 +20,7 @@ from medflow.bundle import finish
 from medflow.checkpoint import Checkpoints
 from medflow.config.sections import PruneConfig, TrainConfig
 from medflow.errors import ModelError
-from medflow.fit import Data, fit
+from medflow.fit import Data, Learn, fit
 from medflow.models.narrowing import width_of
 from medflow.parity import measure
 from medflow.progress import say
@@ -46,6 +46,7 @@ def prune(
     work: Path,
     tracker: Tracker,
     checkpoints: Files,
+    learn: Learn = fit,
 ) -> Bundle:
     """The bundle with ``config.ratio`` of its channels removed and fine-tuned by ``config.stage``, below ``work``.
 
@@ -65,7 +66,7 @@ def prune(
     tuning = training.model_copy(update={"stages": (config.stage,)})
     key = digest_of([__version__, data.digest(), content(tuning.determining()), bundle.digest(), content(layers)])
     store = Checkpoints(checkpoints, key)
-    log = fit(network, data, tuning, tracker=tracker, checkpoints=store)
+    log = learn(network, data, tuning, tracker=tracker, checkpoints=store)
     card = after.model_copy(
         update={
             "variant": "pruned",

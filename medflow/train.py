@@ -14,7 +14,7 @@ from medflow import __version__, model_files, models
 from medflow.bundle import finish
 from medflow.checkpoint import Checkpoints
 from medflow.config.sections import ImageTextModel, ModelConfig, TrainConfig
-from medflow.fit import Data, fit
+from medflow.fit import Data, Learn, fit
 from medflow.model_files import ModelFiles
 from medflow.pretrained import load_pretrained
 from medflow.records import (
@@ -68,6 +68,7 @@ def train(
     tracker: Tracker,
     checkpoints: Files,
     access: Access = AMBIENT,
+    learn: Learn = fit,
 ) -> Bundle:
     """Train one model on ``rows`` and return its bundle, in ``work/<model id>``, with the best weights on ``val``.
 
@@ -81,7 +82,7 @@ def train(
     told = [__version__, data.digest(), content(model), content(config.determining()), begun.weights_from]
     store = Checkpoints(checkpoints, digest_of(told))
     tracker.params(_params(model, config, data))
-    log = fit(begun.network, data, config, tracker=tracker, checkpoints=store)
+    log = learn(begun.network, data, config, tracker=tracker, checkpoints=store)
     bundle = _bundle(begun, _card(begun, data, model, config, log), data, work)
     store.clear()
     return bundle

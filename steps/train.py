@@ -23,7 +23,7 @@ def train(
 ) -> tuple[Annotated[Bundle, "trained"], Annotated[HTMLString, "augmentation_page"]]:
     from medflow import model_files, train_files
     from medflow import train as training
-    from medflow.platform import context, store_access, training_tracker
+    from medflow.platform import context, learning, store_access, training_tracker
     from medflow.report import samples
 
     access = store_access.of_store()
@@ -32,7 +32,7 @@ def train(
         bundle = training.train(
             train, val, pixels, normalization, heads, model, training_tracker.as_asked(config),
             work=context.work_folder(), tracker=tracker, checkpoints=context.checkpoints(),
-            access=access,
+            access=access, learn=learning.learner(),
         )  # fmt: skip
         batch = train_files.log_files(bundle, train, pixels, tracker, context.work_folder())
     return bundle, HTMLString(samples.augmentation_page(batch))

@@ -16,6 +16,8 @@ import manifests
 import pytest
 from manifests import Document, containers, documents, name, pods, rendered, selects, wrong
 
+from medflow.platform.kubernetes.settings import STARTS_NODES
+
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "infra" / "kubernetes"
 OVERLAYS = manifests.overlays()
@@ -173,7 +175,7 @@ def test_services_and_budgets_select_pods(overlay: str) -> None:
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_policies_select_pods_that_exist(overlay: str) -> None:
     own = [pod["metadata"]["labels"] for _, pod in _templates(overlay)]
-    runs = [STEP_LABELS, ORCHESTRATOR_LABELS, {"jobset.sigs.k8s.io/jobset-name": "x"}]
+    runs = [STEP_LABELS, ORCHESTRATOR_LABELS, STEP_LABELS | STARTS_NODES, {"jobset.sigs.k8s.io/jobset-name": "x"}]
     by_namespace = {"medflow-platform": own, "medflow": runs}
     for document in rendered(overlay):
         if document["kind"] == "NetworkPolicy":
@@ -190,11 +192,14 @@ def _peers(policy: Document) -> list[Document]:
     return [peer["podSelector"] for peer in peers if "podSelector" in peer]
 
 
-def test_only_the_orchestrator_reaches_the_api_server() -> None:
-    policy = next(document for document in rendered("dev") if name(document) == "NetworkPolicy orchestrator")
-    assert selects(policy["spec"]["podSelector"], ORCHESTRATOR_LABELS)
-    assert not selects(policy["spec"]["podSelector"], STEP_LABELS)
-    assert policy["spec"]["egress"] == [{"ports": [{"protocol": "TCP", "port": 6443}]}]
+@pytest.mark.parametrize(
+    ("policy", "labels"), [("orchestrator", ORCHESTRATOR_LABELS), ("starts-nodes", STEP_LABELS | STARTS_NODES)]
+)
+def test_only_what_starts_pods_reaches_the_api_server(policy: str, labels: dict[str, str]) -> None:
+    found = next(document for document in rendered("dev") if name(document) == f"NetworkPolicy {policy}")
+    assert selects(found["spec"]["podSelector"], labels)
+    assert not selects(found["spec"]["podSelector"], STEP_LABELS)
+    assert found["spec"]["egress"] == [{"ports": [{"protocol": "TCP", "port": 6443}]}]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
+import s3
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from medflow.errors import ArtifactError
 from medflow.platform import stack, stored
+from medflow.platform.context import StoredFiles
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +84,31 @@ def test_an_artifact_of_a_store_that_has_moved_is_not_called_damaged(store, tmp_
     with pytest.raises(ArtifactError, match="is not in its artifact store, which is at") as told:
         stored.read_index(store, str(tmp_path / "elsewhere"))
     assert "damaged" not in str(told.value)
+
+
+def remote(url: str):
+    """An S3 store as ZenML makes it, with a client of its own."""
+    from zenml.enums import StackComponentType
+    from zenml.integrations.s3.artifact_stores import S3ArtifactStore
+    from zenml.integrations.s3.flavors.s3_artifact_store_flavor import S3ArtifactStoreConfig
+
+    place = {"endpoint_url": url, "region_name": "us-east-1"}
+    config = S3ArtifactStoreConfig(path="s3://medflow", key="test", secret="test-secret", client_kwargs=place)
+    now = datetime.now(UTC)
+    return S3ArtifactStore(
+        name="s3", id=uuid4(), config=config, flavor="s3", type=StackComponentType.ARTIFACT_STORE, user=None,
+        created=now, updated=now, environment={}, secrets=[],
+    )  # fmt: skip
+
+
+@pytest.mark.s3
+def test_what_another_process_writes_to_an_object_store_is_seen(tmp_path):
+    with s3.server(tmp_path) as url:
+        mine, other = (StoredFiles(remote(url), "s3://medflow/folder") for _ in range(2))
+        mine.write("a", b"1")
+        assert mine.names() == ["a"] and mine.read("b") is None
+        other.write("b", b"2")
+        assert mine.names() == ["a", "b"] and mine.read("b") == b"2"
+        other.remove("a")
+        mine.remove("a")
+        assert mine.names() == ["b"] and mine.read("a") is None

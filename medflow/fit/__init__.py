@@ -8,12 +8,17 @@ weights, bit for bit, on a CPU with the same number of threads (another number a
 number of devices and the same torch. No generator's state is stored for that: order, augmentation, mixing and dropout
 are drawn from (seed, stage, epoch, step).
 
-On several devices every rank runs this loop. All walk the same plan and take their share of each forward pass; losses
-are divided by the whole step's known terms, so the sum of the ranks' gradients is that of one process. The first
-rank alone writes and tells.
+On several devices, of one machine or of several (``nodes``), every rank runs this loop. All walk the same plan and take
+their share of each forward pass; losses are divided by the whole step's known terms, so the sum of the ranks'
+gradients is that of one process. The first rank alone writes and tells.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from torch import Tensor
 
 from medflow.checkpoint import Checkpoints
 from medflow.config.sections import TrainConfig
@@ -25,7 +30,17 @@ from medflow.models import Network
 from medflow.records import TrainingLog
 from medflow.tracking import Tracker
 
-__all__ = ["Data", "fit"]
+__all__ = ["Data", "Learn", "fit", "settle"]
+
+
+class Learn(Protocol):
+    """What trains a network: ``fit``, or something that does the same elsewhere."""
+
+    def __call__(
+        self, network: Network, data: Data, config: TrainConfig, *, tracker: Tracker, checkpoints: Checkpoints
+    ) -> TrainingLog:
+        """As ``fit``."""
+        ...
 
 
 def fit(
@@ -41,6 +56,11 @@ def fit(
         best, log = train_here(network, data, config, tracker, checkpoints)
     else:
         best, log = train_on_ranks(network, data, config, tracker, checkpoints)
+    settle(network, best)
+    return log
+
+
+def settle(network: Network, best: Mapping[str, Tensor]) -> None:
+    """Leave the weights in the network, on the CPU, in evaluation mode."""
     network.load_state_dict(best)
     network.cpu().eval().requires_grad_(True)
-    return log

@@ -43,10 +43,11 @@ def train_here(
     tracker: Tracker,
     checkpoints: Checkpoints,
     halvings: int = 0,
+    nodes: int = 1,
 ) -> tuple[Mapping[str, Tensor], TrainingLog]:
-    """This process's part of a training: the best weights, and what happened."""
+    """This process's part of a training on ``nodes`` machines: the best weights, and what happened."""
     with reproducible(), explained(), recomputed(network, config):
-        run = Loop(network, data, config, tracker, checkpoints, halvings)
+        run = Loop(network, data, config, tracker, checkpoints, halvings, nodes)
         run.resume()
         while run.at.stage < len(config.stages):
             run.begin_stage()
@@ -68,6 +69,7 @@ class Loop:
         tracker: Tracker,
         checkpoints: Checkpoints,
         halvings: int,
+        nodes: int,
     ) -> None:
         if config.batch_size is None:
             raise ConfigError("train.batch_size is not set", hint="set it, or add the model to configs/models.yaml")
@@ -76,7 +78,7 @@ class Loop:
         _refuse_mixed_reports(self.train, config)
         self.batch_size = config.batch_size
         self.image_size = (data.preprocess.pixels.height, data.preprocess.pixels.width)
-        self.machine = Machine(config)
+        self.machine = Machine(config, nodes)
         self.fabric = self.machine.fabric
         self.machine.synchronized(network)
         network.to(self.machine.device)

@@ -6,9 +6,9 @@ To add a family: a config class with its ``kind`` in ``config.sections.models``,
 
 from __future__ import annotations
 
-from medflow.models.building import build, load, read_config, tensors_of
+from medflow.models.building import build, load, read_config, rebuild, tensors_of
 from medflow.models.image_text import Reader
 from medflow.models.inputs import preprocess_for
 from medflow.models.network import Network
 
-__all__ = ["Network", "Reader", "build", "load", "preprocess_for", "read_config", "tensors_of"]
+__all__ = ["Network", "Reader", "build", "load", "preprocess_for", "read_config", "rebuild", "tensors_of"]

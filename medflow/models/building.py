@@ -18,7 +18,7 @@ from medflow.models.narrowing import narrow
 from medflow.models.network import Network, Parts
 from medflow.models.smp import smp_network
 from medflow.models.unet import monai_unet
-from medflow.records import Bundle, HeadSpec, Preprocess, PrunedLayer, TextReading
+from medflow.records import Bundle, HeadSpec, Preprocess, PrunedLayer, Structure, TextReading
 
 
 def build(
@@ -41,7 +41,18 @@ def build(
         parts = _parts(model, heads, preprocess, text)
         network = Network(parts.backbone, parts.heads, preprocess, parts.neck, parts.paced)
     narrow(network, pruned)
+    network.structure = Structure(
+        model=model.model_dump(mode="json"), heads=heads, preprocess=preprocess, text=text, pruned=pruned
+    )
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def rebuild(structure: Structure) -> Network:
+    """A network of the same structure; its weights are to be loaded. Raises ModelError."""
+    return build(
+        read_config(structure.model), structure.heads, structure.preprocess, text=structure.text,
+        pruned=structure.pruned,
+    )  # fmt: skip
 
 
 def load(bundle: Bundle) -> Network:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from medflow.records import Preprocess
+from medflow.records import Preprocess, Structure
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class Network(nn.Module):
 
     mean: Tensor
     std: Tensor
+    structure: Structure
+    """From what ``models.build`` makes the same network again, with other weights."""
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from zenml import get_step_context
 from zenml.artifact_stores import BaseArtifactStore
@@ -62,7 +63,8 @@ def _step_key() -> str:
 class StoredFiles:
     """``tracking.Files`` in an artifact store.
 
-    A local store gets a temporary name and a rename; an object store's put is atomic by itself.
+    A local store gets a temporary name and a rename; an object store's put is atomic by itself. What other processes
+    have written since is seen.
     """
 
     def __init__(self, store: BaseArtifactStore, uri: str) -> None:
@@ -70,6 +72,7 @@ class StoredFiles:
         self.uri = uri
 
     def read(self, name: str) -> bytes | None:
+        self._look_again()
         try:
             with self.store.open(self._path(name), "rb") as stream:
                 data: bytes = stream.read()
@@ -83,16 +86,24 @@ class StoredFiles:
             stream.write(data)
 
     def remove(self, name: str) -> None:
+        self._look_again()
         if self.store.exists(self._path(name)):
             self.store.remove(self._path(name))
 
     def names(self) -> list[str]:
+        self._look_again()
         if not self.store.exists(self.uri):
             return []
         return sorted(str(name) for name in self.store.listdir(self.uri) if not str(name).endswith(".part"))
 
     def _path(self, name: str) -> str:
         return posixpath.join(self.uri, name)
+
+    def _look_again(self) -> None:
+        """Forget listings, which the clients of object stores keep."""
+        if not self.store.config.is_local:
+            store: Any = self.store
+            store.filesystem.invalidate_cache(self.uri)
 
     @contextmanager
     def _atomic(self, path: str) -> Iterator[str]:

@@ -45,8 +45,9 @@ def run(
     if place is None:
         response, order = execute(lambda: training(config), config.dataset, say, name)
     else:
-        from medflow.platform.kubernetes import running, upload
+        from medflow.platform.kubernetes import running, settings, upload
 
+        settings.check_nodes(place[0], config)
         config = upload.in_reach_of_pods(config)
         response, order = running.execute(training(config), config.dataset, say, *place, name=name)
     return _outcome(response, config, order, time.monotonic() - started)

@@ -146,6 +146,16 @@ class TextReading(Record):
     """Training rows with a report."""
 
 
+class Structure(Record):
+    """What a network is built from, its weights aside; fields as in ``ModelCard``."""
+
+    model: Mapping[str, Any]
+    heads: tuple[HeadSpec, ...]
+    preprocess: Preprocess
+    text: TextReading | None = None
+    pruned: tuple[PrunedLayer, ...] = ()
+
+
 class ModelCard(Record):
     """All that is needed to rebuild, run and judge a bundle."""
 

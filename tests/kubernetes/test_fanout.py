@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from clusters import BUCKET, RUNS, Cluster, Servers
-from test_runs import STACK, Medflow, environment_of, outcome_of
+from commands import STACK, Medflow, environment_of, outcome_of
 
 pytestmark = [pytest.mark.timeout(3600)]
 
@@ -68,6 +68,7 @@ def medflow(cluster: Cluster, servers: Servers, step_image: str, tmp_path_factor
                      bucket=BUCKET, folder=part)
     )  # fmt: skip
     place.write_text(PLACE.format(stack=stack, at_once=AT_ONCE))
+    servers.forget(DATASET)
     made = Medflow(folder, environment_of(cluster, servers, folder), cluster, part)
     done = made("stack", "apply", str(stack), "--json")
     assert done.returncode == 0, done.stderr
@@ -133,7 +134,8 @@ def test_each_shard_has_a_pod_and_one_merges_them(sharded: dict[str, Any], medfl
 def test_shards_give_the_same_rows_and_pixels_as_one_step(sharded: dict[str, Any], medflow: Medflow) -> None:
     whole = run(medflow, "ingest.shards=1")
     assert digests(medflow, whole["run_id"]) == digests(medflow, sharded["run_id"])
-    assert {step["name"] for step in whole["steps"] if not step["cached"]} == UNCACHED
+    # The first run's model may be in production by now, and a split starts from what that was trained on.
+    assert {step["name"] for step in whole["steps"] if not step["cached"]} - {"split"} == UNCACHED
 
 
 def digests(medflow: Medflow, run_id: str) -> dict[str, str]:

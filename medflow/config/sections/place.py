@@ -15,6 +15,10 @@ Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|k|M|G|T
 """Bytes as Kubernetes writes them: 512Mi, 8Gi."""
 
 DEFAULT = "default"
+#: Steps that train, and so may have nodes; `train_<model>` too.
+LEARNING = ("train", "prune")
+#: Cores of a step that waits for its nodes.
+WAITING_CPU = 0.25
 
 
 class Toleration(Section):
@@ -48,6 +52,14 @@ class StepPlace(Section):
     """Secrets of the namespace whose keys become environment variables, such as Kaggle's, where they are there."""
     priority: str | None = None
     """A priority class."""
+    nodes: int = Field(1, ge=1, le=64)
+    """Pods that share the `train.devices` processes of a training, by Kubeflow Trainer; for `train` and `prune`.
+    The other settings are then each pod's; the step's own waits for them, with the same memory and without GPU. What is
+    learnt depends on `train.devices` alone."""
+
+    def waiting(self) -> StepPlace:
+        """What the step's own pod gets: where others train for it, it needs neither their GPUs nor their cores."""
+        return self if self.nodes == 1 else self.model_copy(update={"gpu": 0, "cpu": min(self.cpu, WAITING_CPU)})
 
 
 class ServingPlace(Section):
@@ -101,6 +113,13 @@ class PlaceConfig(Section):
     def _has_default(self) -> PlaceConfig:
         if DEFAULT not in self.steps:
             raise ValueError(f"steps: expected an entry `{DEFAULT}` for every step that is not named")
+        return self
+
+    @model_validator(mode="after")
+    def _only_training_has_nodes(self) -> PlaceConfig:
+        for name, step in self.steps.items():
+            if step.nodes > 1 and name not in LEARNING and not name.startswith(f"{LEARNING[0]}_"):
+                raise ValueError(f"steps.{name}.nodes: only {' and '.join(LEARNING)} can share work among nodes")
         return self
 
     def of_step(self, use: str, step: str) -> StepPlace:

@@ -23,6 +23,8 @@ class ClusterConfig(Section):
     """Service account of the steps; it needs no right at all."""
     serving_account: str = "medflow-serving"
     """Service account of models in service; it needs no right at all."""
+    trainer_account: str = "medflow-trainer"
+    """Service account of a step that trains on several nodes: it starts them, and may do nothing else."""
     pull_secrets: tuple[str, ...] = ()
     """Secrets with which images are pulled."""
 

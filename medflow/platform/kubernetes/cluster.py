@@ -171,6 +171,13 @@ def pod_name() -> str:
     return os.environ["HOSTNAME"]
 
 
+def own_pod(here: Cluster) -> dict[str, Any]:
+    """The pod that this process runs in, as the API writes it."""
+    pod = here.core.read_namespaced_pod(pod_name(), here.namespace)
+    plain: dict[str, Any] = here.core.api_client.sanitize_for_serialization(pod)
+    return plain
+
+
 def _observed(job: dict[str, Any], pods: list[dict[str, Any]], events: list[dict[str, Any]]) -> Observed:
     name = job["metadata"]["name"]
     own = tuple(pod for pod in pods if pod["metadata"].get("labels", {}).get("job-name") == name)

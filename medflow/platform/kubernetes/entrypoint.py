@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from typing import TYPE_CHECKING
 
 from zenml.entrypoints import entrypoint
 from zenml.entrypoints.step_entrypoint_configuration import StepEntrypointConfiguration
@@ -11,8 +12,16 @@ from zenml.utils import source_utils
 
 from medflow.errors import MedflowError
 from medflow.imports import ROOT
-from medflow.platform import caching, stack
+from medflow.platform import caching, learning, stack
 from medflow.progress import say
+
+if TYPE_CHECKING:
+    from medflow.checkpoint import Checkpoints
+    from medflow.config.sections import TrainConfig
+    from medflow.fit import Data
+    from medflow.models import Network
+    from medflow.records import TrainingLog
+    from medflow.tracking import Tracker
 
 MODULE = "medflow.platform.kubernetes.entrypoint"
 
@@ -35,9 +44,19 @@ def prepare() -> None:
     source_utils.set_custom_source_root(str(ROOT))
 
 
+def _learn(
+    network: Network, data: Data, config: TrainConfig, *, tracker: Tracker, checkpoints: Checkpoints
+) -> TrainingLog:
+    """On as many nodes as the step's place asks for. Imported when a step trains: others need no torch."""
+    from medflow.platform.kubernetes import nodes
+
+    return nodes.fit(network, data, config, tracker=tracker, checkpoints=checkpoints)
+
+
 def main() -> int:
     """Run the step that the arguments name; the exit code of the error's class where it raises one of medflow's."""
     prepare()
+    learning.use(_learn)
     try:
         entrypoint.main()
     except MedflowError as error:

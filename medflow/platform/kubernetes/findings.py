@@ -21,6 +21,7 @@ class Check(StrEnum):
     TAINTS = "taints"
     QUOTA = "quota"
     PRIORITY = "priority"
+    TRAINER = "trainer"
     SHM = "shm"
     SECRETS = "secrets"
     IMAGE = "image"

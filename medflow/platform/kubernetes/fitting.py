@@ -62,9 +62,10 @@ def quota_findings(
 
 
 def _needed(step: str, asked: StepPlace, orchestrator: StepPlace) -> dict[str, float]:
-    both = [asked] if step == "orchestrator" else [asked, orchestrator]
-    needed: dict[str, float] = {"pods": float(len(both))}
-    for part in both:
+    nodes = [asked] * asked.nodes if asked.nodes > 1 else []
+    together = [*nodes, asked.waiting(), *([] if step == "orchestrator" else [orchestrator])]
+    needed: dict[str, float] = {"pods": float(len(together))}
+    for part in together:
         for kind, values in resources(part).items():
             for name, value in values.items():
                 key = f"{kind}.{name}"

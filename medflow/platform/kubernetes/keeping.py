@@ -6,9 +6,7 @@ They lie at ``<store>/runs/<run id>/pods``: for each pod ``NAME.log`` and ``NAME
 
 from __future__ import annotations
 
-import json
 import posixpath
-import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -20,6 +18,7 @@ from zenml.models import RunMetadataResource
 from medflow.platform.context import StoredFiles
 from medflow.platform.kubernetes import cluster
 from medflow.platform.kubernetes.cluster import Cluster, Observed
+from medflow.platform.kubernetes.gathering import Gathered
 
 if TYPE_CHECKING:
     from zenml.artifact_stores import BaseArtifactStore
@@ -28,8 +27,6 @@ logger = get_logger(__name__)
 FOLDER = "pods"
 FAILURE = "failure of "
 RUN_LABEL = "run_id"
-#: A running pod's log is read so often, because a pod that is deleted takes its log with it.
-READ_EVERY_SECONDS = 15.0
 
 
 def folder(store_path: str, run_id: str) -> str:
@@ -37,16 +34,13 @@ def folder(store_path: str, run_id: str) -> str:
     return posixpath.join(store_path, "runs", run_id, FOLDER)
 
 
-class Keeper:
+class Keeper(Gathered):
     """Gathers while the run goes on, and writes at the end of the block."""
 
     def __init__(self, here: Cluster, store: BaseArtifactStore) -> None:
-        self.here, self.store = here, store
+        super().__init__(here)
+        self.store = store
         self.run_id = ""
-        self.pods: dict[str, dict[str, Any]] = {}
-        self.logs: dict[str, str] = {}
-        self.events: dict[str, dict[str, Any]] = {}
-        self._read: dict[str, float] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -61,15 +55,9 @@ class Keeper:
             logger.warning("Logs and events of the pods were not kept: %s", problem)
 
     def note(self, seen: Observed) -> None:
-        """Remember what a job's pods and events say now."""
+        """Remember what a job's pods and events say now, and which run it is of."""
         self._know_run(seen)
-        for event in seen.events:
-            self.events[event["metadata"]["uid"]] = event
-        for pod in seen.pods:
-            name = pod["metadata"]["name"]
-            self.pods[name] = pod
-            if self._is_due(name, pod):
-                self.logs[name] = self.here.log(name) or self.logs.get(name, "")
+        super().note(seen)
 
     def latest(self, seen: Observed) -> Observed:
         """The same job now, with the pods as they were last seen where the cluster has removed them."""
@@ -97,14 +85,6 @@ class Keeper:
         except Exception as problem:  # a server that is away for a moment; the orchestrator's log has the same words
             logger.warning("Not noted in the run's metadata: %s (%s)", metadata, type(problem).__name__)
 
-    def _is_due(self, name: str, pod: dict[str, Any]) -> bool:
-        going = pod["metadata"].get("deletionTimestamp") or pod["status"].get("phase") in ("Succeeded", "Failed")
-        due = time.monotonic() - self._read.get(name, 0.0) > READ_EVERY_SECONDS
-        if pod["status"].get("phase") == "Pending" or not (due or going):
-            return False
-        self._read[name] = time.monotonic()
-        return True
-
     def _gather_orchestrator(self) -> None:
         """This pod's own job, which has no check of ZenML's, and the step pods once more."""
         own = self.here.core.read_namespaced_pod(cluster.pod_name(), self.here.namespace)
@@ -112,24 +92,11 @@ class Keeper:
         if job is None:
             return
         self.run_id = self.run_id or job.job["metadata"].get("annotations", {}).get("zenml.io/run-id", "")
-        self._read.clear()
+        self.forget_reading()
         for seen in (job, *self.here.jobs(self.run_id)):
             self.note(seen)
 
     def _write(self) -> None:
         if not self.run_id:
             return
-        files = StoredFiles(self.store, folder(self.store.path, self.run_id))
-        for name, text in self.logs.items():
-            files.write(f"{name}.log", text.encode())
-        for name, pod in self.pods.items():
-            files.write(f"{name}.json", json.dumps(_without_environment(pod), indent=1).encode())
-        events = sorted(self.events.values(), key=lambda item: str(item.get("lastTimestamp")))
-        files.write("events.json", json.dumps(events, indent=1).encode())
-
-
-def _without_environment(pod: dict[str, Any]) -> dict[str, Any]:
-    """Without the containers' variables, which may hold what nobody else should read."""
-    spec = pod["spec"]
-    containers = [{key: value for key, value in item.items() if key != "env"} for item in spec["containers"]]
-    return {**pod, "spec": {**spec, "containers": containers}}
+        self.write(StoredFiles(self.store, folder(self.store.path, self.run_id)), "events.json")

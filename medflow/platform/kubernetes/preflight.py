@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from medflow.config.sections.place import PlaceConfig, StepPlace
 from medflow.config.sections.stack import StackConfig, StoreConfig
 from medflow.errors import MedflowError, PlatformError
-from medflow.platform.kubernetes import cluster, fitting, probing
+from medflow.platform.kubernetes import cluster, fitting, probing, trainjobs
 from medflow.platform.kubernetes.cluster import Cluster
 from medflow.platform.kubernetes.findings import Check, Finding
 from medflow.platform.kubernetes.registration import credentials
@@ -47,9 +47,10 @@ def check(name: str, stack: StackConfig, place: PlaceConfig, environment: Mappin
     if problem:
         return [*found, problem]
     found += [Finding.well(Check.CONTEXT, f"{stack.cluster.context}, namespace {here.namespace}")]
-    accounts = list(_accounts(here, stack))
+    accounts = list(_accounts(here, stack, place))
     rights = list(_rights(here))
     found += [*accounts, *rights, *_nodes(here, place), *_quota(here, place), *_priorities(here, place), *_shm(place)]
+    found += trainer_findings(here, place)
     if all(item.ok for item in (*accounts, *rights)):
         found += probing.probe(here, stack, place)
     return found
@@ -125,10 +126,12 @@ def _unreachable(here: Cluster) -> Finding | None:
     return None
 
 
-def _accounts(here: Cluster, stack: StackConfig) -> Iterator[Finding]:
+def _accounts(here: Cluster, stack: StackConfig, place: PlaceConfig) -> Iterator[Finding]:
     from kubernetes.client import ApiException
 
-    for account in (stack.cluster.orchestrator_account, stack.cluster.step_account):
+    names = [stack.cluster.orchestrator_account, stack.cluster.step_account]
+    names += [stack.cluster.trainer_account] if _with_nodes(place) else []
+    for account in names:
         try:
             here.core.read_namespaced_service_account(account, here.namespace)
         except ApiException as error:
@@ -186,6 +189,31 @@ def _priorities(here: Cluster, place: PlaceConfig) -> Iterator[Finding]:
     for name in sorted(wanted - known):
         remedy = f"apply infra/kubernetes, or name one of {', '.join(sorted(known))}"
         yield Finding.amiss(Check.PRIORITY, f"there is no priority class {name}", remedy)
+
+
+def trainer_findings(here: Cluster, place: PlaceConfig) -> Iterator[Finding]:
+    """Kubeflow Trainer is there, where a step asks for nodes."""
+    from kubernetes.client import ApiException, CustomObjectsApi
+
+    steps = _with_nodes(place)
+    if not steps:
+        return
+    kind = f"{trainjobs.JOBS}.{trainjobs.GROUP}/{trainjobs.VERSION}"
+    try:
+        CustomObjectsApi(here.core.api_client).list_namespaced_custom_object(
+            trainjobs.GROUP, trainjobs.VERSION, here.namespace, trainjobs.JOBS, limit=1
+        )
+    except ApiException as error:
+        absent = error.status == cluster.NOT_FOUND
+        text = f"the cluster has no {kind}" if absent else f"{kind} may not be listed: {error.reason}"
+        remedy = f"install Kubeflow Trainer 2.1, or take `nodes` from {', '.join(steps)} {fitting.PLACE}"
+        yield Finding.amiss(Check.TRAINER, text, remedy if absent else "bind the role medflow-client")
+    else:
+        yield Finding.well(Check.TRAINER, f"{kind}, for {', '.join(steps)}")
+
+
+def _with_nodes(place: PlaceConfig) -> list[str]:
+    return [name for name, asked in place.steps.items() if asked.nodes > 1]
 
 
 def _shm(place: PlaceConfig) -> Iterator[Finding]:

@@ -10,11 +10,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from medflow.config.sections import RunConfig
 from medflow.config.sections.place import PlaceConfig, StepPlace
 from medflow.config.sections.stack import ClusterConfig, StackConfig
+from medflow.errors import ConfigError
 
 #: Under this name in a step's ``extra``, for `readback` in the cluster.
 ASKED = "place"
+#: Likewise, where a step has nodes: what each of them gets.
+NODE = "node"
+#: On the pods of a step that starts nodes, for its network policy.
+STARTS_NODES = {"medflow.dev/starts": "nodes"}
 SHM = "/dev/shm"
 SCRATCH = "/tmp"
 GPU = "nvidia.com/gpu"
@@ -71,21 +77,36 @@ def of_steps(place: PlaceConfig, uses: Mapping[str, str], stack: StackConfig) ->
 
 
 def _of_step(asked: StepPlace, place: PlaceConfig, stack: StackConfig) -> dict[str, Any]:
-    settings: dict[str, Any] = {
-        "settings": {
-            "orchestrator": {
-                "synchronous": False,
-                "pod_settings": pod_settings(asked, stack.cluster),
-                "active_deadline_seconds": asked.timeout,
-                "ttl_seconds_after_finished": place.keep,
-                "fail_on_container_waiting_reasons": list(HOPELESS),
-            }
-        },
-        "extra": {ASKED: asked.model_dump(mode="json")},
+    own = asked.waiting()
+    orchestrator: dict[str, Any] = {
+        "synchronous": False,
+        "pod_settings": pod_settings(own, stack.cluster),
+        "active_deadline_seconds": asked.timeout,
+        "ttl_seconds_after_finished": place.keep,
+        "fail_on_container_waiting_reasons": list(HOPELESS),
     }
+    extra = {ASKED: own.model_dump(mode="json")}
+    if asked.nodes > 1:
+        orchestrator["pod_settings"]["labels"] = STARTS_NODES
+        orchestrator["step_pod_service_account_name"] = stack.cluster.trainer_account
+        extra[NODE] = asked.model_dump(mode="json")
+    settings: dict[str, Any] = {"settings": {"orchestrator": orchestrator}, "extra": extra}
     if asked.retries:
         settings["retry"] = {"max_retries": asked.retries}
     return settings
+
+
+def check_nodes(place: PlaceConfig, config: RunConfig) -> None:
+    """Raises ConfigError where a place's nodes cannot share the processes of a run's trainings evenly."""
+    asked = {"train": config.train.devices, **({"prune": config.train.devices} if config.prune.enabled else {})}
+    uses = [(f"train_{model.key}", "train") for model in config.models] + [("prune", "prune")]
+    for use, step in uses:
+        nodes = place.of_step(use, step).nodes
+        if step in asked and asked[step] % nodes:
+            raise ConfigError(
+                f"{use}: {nodes} nodes cannot share train.devices={asked[step]} evenly",
+                hint=f"set train.devices (`--devices`) to a multiple of {nodes}, or `nodes` in the place's YAML",
+            )
 
 
 def pod_settings(asked: StepPlace, cluster: ClusterConfig) -> dict[str, Any]:

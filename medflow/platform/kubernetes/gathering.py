@@ -1,0 +1,63 @@
+"""What pods say and are, gathered while they are there and written down as files.
+
+For each pod ``NAME.log`` and ``NAME.json``, and all events in one file.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from medflow.platform.kubernetes.cluster import Cluster, Observed
+from medflow.tracking import Files
+
+#: A running pod's log is read so often, because a pod that is deleted takes its log with it.
+READ_EVERY_SECONDS = 15.0
+
+
+class Gathered:
+    def __init__(self, here: Cluster) -> None:
+        self.here = here
+        self.pods: dict[str, dict[str, Any]] = {}
+        self.logs: dict[str, str] = {}
+        self.events: dict[str, dict[str, Any]] = {}
+        self._read: dict[str, float] = {}
+
+    def note(self, seen: Observed) -> None:
+        """Remember what a job's pods and events say now."""
+        for event in seen.events:
+            self.events[event["metadata"]["uid"]] = event
+        for pod in seen.pods:
+            name = pod["metadata"]["name"]
+            self.pods[name] = pod
+            if self._is_due(name, pod):
+                self.logs[name] = self.here.log(name) or self.logs.get(name, "")
+
+    def forget_reading(self) -> None:
+        """Read every log once more at the next note."""
+        self._read.clear()
+
+    def write(self, files: Files, events: str) -> None:
+        """Write all of it, the events under the name that is given."""
+        for name, text in self.logs.items():
+            files.write(f"{name}.log", text.encode())
+        for name, pod in self.pods.items():
+            files.write(f"{name}.json", json.dumps(_without_environment(pod), indent=1).encode())
+        items = sorted(self.events.values(), key=lambda item: str(item.get("lastTimestamp")))
+        files.write(events, json.dumps(items, indent=1).encode())
+
+    def _is_due(self, name: str, pod: dict[str, Any]) -> bool:
+        going = pod["metadata"].get("deletionTimestamp") or pod["status"].get("phase") in ("Succeeded", "Failed")
+        due = time.monotonic() - self._read.get(name, 0.0) > READ_EVERY_SECONDS
+        if pod["status"].get("phase") == "Pending" or not (due or going):
+            return False
+        self._read[name] = time.monotonic()
+        return True
+
+
+def _without_environment(pod: dict[str, Any]) -> dict[str, Any]:
+    """Without the containers' variables, which may hold what nobody else should read."""
+    spec = pod["spec"]
+    containers = [{key: value for key, value in item.items() if key != "env"} for item in spec["containers"]]
+    return {**pod, "spec": {**spec, "containers": containers}}

@@ -1,0 +1,38 @@
+"""Which of several nodes fell first, and why, from what their pods have said.
+
+Where one falls, the others lose their neighbour and fall too; the first line of all is the cause. A process that a
+signal killed has no line of its own: torchrun tells of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from medflow.platform.kubernetes.gathering import Gathered
+from medflow.platform.kubernetes.node import MARK
+
+SIGNAL = re.compile(r"Signal \d+ \(SIG\w+\) received by PID \d+")
+#: What a process says that has only lost its neighbour.
+NEIGHBOUR = re.compile(r"DistBackendError|DistNetworkError|Connection closed by peer|Connection reset by peer|Gloo")
+
+
+def first_words(gathered: Gathered) -> str | None:
+    """The cause in one line, or None where no pod has said one."""
+    found = sorted(_told(gathered))
+    own = [item for item in found if not NEIGHBOUR.search(item[1])]
+    for _, text, pod in own or found:
+        return f"{text} (pod {pod})"
+    return None
+
+
+def _told(gathered: Gathered) -> Iterator[tuple[str, str, str]]:
+    """Time, words and pod of each line that tells of an error; the log's own times, which sort as text."""
+    for pod, log in gathered.logs.items():
+        for line in log.splitlines():
+            time, _, words = line.partition(" ")
+            killed = SIGNAL.search(words)
+            if words.startswith(MARK):
+                yield time, words.removeprefix(MARK), pod
+            elif killed:
+                yield time, f"its process was killed: {killed.group()}", pod

@@ -1,0 +1,225 @@
+"""A training on two nodes by Kubeflow Trainer: as on one, taken up when a node is lost, ended when one fails."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from clusters import BUCKET, RUNS, Cluster, Servers
+from commands import STACK, Medflow, environment_of, finished
+
+pytestmark = [pytest.mark.timeout(3600)]
+
+STEP = "train_vit"
+SMALL = (
+    "source.kind=generated", "source.images=120", "train.epochs=3", "train.batch_size=12",
+    'models=[{"kind": "timm", "name": "test_vit", "id": "vit", "size": 32, "pretrained": "none", "stats": "unit"}]',
+)  # fmt: skip
+#: A checkpoint after every step, to be cut off after.
+OFTEN = "train.checkpoint_seconds=0"
+PLACE = """
+stack: {stack}
+orchestrator: {{cpu: 0.05, memory: 1Gi, timeout: 3000}}
+steps:
+  default: {{cpu: 0.1, memory: 2Gi, retries: 2, timeout: 1500, scratch: 2Gi}}
+  train: {{nodes: {nodes}, cpu: {cpu}, shm: 64Mi, retries: {retries}, timeout: {timeout}}}
+"""
+KINDS = "trainjobs,trainingruntimes,jobsets"
+
+
+@dataclass(frozen=True)
+class Told:
+    """What came of a training."""
+
+    run_id: str
+    curve: list[list[float]]
+    weights: str
+    devices: int
+    said: str
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """Starts trainings of the same settings, on one node or two."""
+
+    medflow: Medflow
+
+    def start(
+        self, *settings: str, nodes: int = 2, retries: int = 2, timeout: int = 1500, cpu: float = 0.1
+    ) -> subprocess.Popen:
+        stack, place = self.medflow.folder / "nodes.yaml", self.medflow.folder / f"place-{time.monotonic_ns()}.yaml"
+        place.write_text(PLACE.format(stack=stack, nodes=nodes, retries=retries, timeout=timeout, cpu=cpu))
+        command = [sys.executable, str(Path(__file__).with_name("only_training.py")), str(place)]
+        return subprocess.Popen(
+            [*command, json.dumps([*SMALL, *settings])], env=self.medflow.environment, cwd=self.medflow.folder,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def __call__(self, *settings: str, **place: Any) -> Told:
+        started = time.monotonic()
+        told = outcome_of(finished(self.start(*settings, **place)))
+        print(f"{place}: {time.monotonic() - started:.0f} s, {told.devices} processes, losses {told.curve}")
+        return told
+
+
+def outcome_of(done: subprocess.CompletedProcess) -> Told:
+    assert done.returncode == 0 and "TOLD " in done.stdout, done.stderr[-4000:]
+    return Told(**json.loads(done.stdout.partition("TOLD ")[2]), said=done.stderr)
+
+
+@pytest.fixture(scope="module")
+def trainer(cluster: Cluster, servers: Servers, step_image: str, tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+    folder = tmp_path_factory.mktemp("nodes")
+    part = f"test-nodes-{int(time.time())}"
+    (folder / "nodes.yaml").write_text(
+        STACK.format(context=cluster.context, namespace=RUNS, image=step_image, registry=cluster.registry,
+                     bucket=BUCKET, folder=part)
+    )  # fmt: skip
+    medflow = Medflow(folder, environment_of(cluster, servers, folder), cluster, part)
+    done = medflow("stack", "apply", str(folder / "nodes.yaml"), "--json")
+    assert done.returncode == 0, done.stderr
+    return Trainer(medflow)
+
+
+@pytest.fixture(scope="module")
+def together(trainer: Trainer) -> Told:
+    """Two processes, each on a node of its own."""
+    return trainer("train.devices=2", nodes=2)
+
+
+def test_the_check_finds_kubeflow_trainer(trainer: Trainer) -> None:
+    place = trainer.medflow.folder / "place.yaml"
+    stack = trainer.medflow.folder / "nodes.yaml"
+    place.write_text(PLACE.format(stack=stack, nodes=2, retries=2, timeout=1500, cpu=0.1))
+    done = trainer.medflow("stack", "check", str(stack), "--on", str(place), "--json")
+    assert done.returncode == 0, done.stdout
+    found = {item["check"]: item["found"] for item in json.loads(done.stdout)}
+    assert found["trainer"] == "trainjobs.trainer.kubeflow.org/v1alpha1, for train"
+
+
+def test_two_nodes_follow_two_processes_of_one_pod_and_one_process(together: Told, trainer: Trainer) -> None:
+    one_pod = trainer("train.devices=2", nodes=1)
+    alone = trainer("train.devices=1", nodes=1)
+    assert (together.devices, one_pod.devices, alone.devices) == (2, 2, 1)
+    assert len(together.curve) == 6  # the recipe has two stages
+    for other in (one_pod, alone):
+        difference = max(
+            abs(mine - its) / its
+            for row, theirs in zip(together.curve, other.curve, strict=True)
+            for mine, its in zip(row, theirs, strict=True)
+        )
+        print(f"{other.devices} processes in one pod: losses differ by {difference:.1e}, "
+              f"weights {'are the same' if other.weights == together.weights else 'differ'}")  # fmt: skip
+        assert difference < 1e-4
+
+
+def test_logs_of_the_nodes_are_kept_and_nothing_of_them_is_left(together: Told, trainer: Trainer) -> None:
+    kept = trainer.medflow.objects(f"runs/{together.run_id}/pods/")
+    logs = sorted(name for name in kept if name.startswith("medflow-") and name.endswith(".log"))
+    assert [name.split("-node-0-")[1][0] for name in logs] == ["0", "1"] and all(kept[name] for name in logs)
+    said = trainer.medflow.read(f"runs/{together.run_id}/pods/{logs[0]}").decode()
+    assert "epoch 3 of 3" in said and "accuracy" in said
+    pods = [trainer.medflow.read(f"runs/{together.run_id}/pods/{name[:-4]}.json").decode() for name in logs]
+    assert all('"phase": "Succeeded"' in pod and "ZENML_STORE" not in pod for pod in pods)
+    assert nothing_left(trainer, together.run_id)
+    assert not trainer.medflow.objects("checkpoints/"), "neither checkpoints nor an order"
+
+
+def nothing_left(trainer: Trainer, run_id: str) -> bool:
+    """No object of a run's nodes is in the cluster any more."""
+    found = trainer.medflow.cluster.json("-n", RUNS, "get", f"{KINDS},pods", "-l", f"medflow.dev/run={run_id}")
+    return found["items"] == []
+
+
+def test_only_the_step_that_starts_nodes_has_an_account_with_rights(together: Told, trainer: Trainer) -> None:
+    pods = trainer.medflow.pods(together.run_id)
+    assert pods[STEP][0]["spec"]["serviceAccountName"] == "medflow-trainer"
+    assert {pod["spec"]["serviceAccountName"] for step in pods if step not in ("", STEP) for pod in pods[step]} == {
+        "medflow-step"
+    }
+    pod = trainer.medflow.objects(f"runs/{together.run_id}/pods/")
+    node = next(name for name in pod if name.startswith("medflow-") and name.endswith(".json"))
+    kept = json.loads(trainer.medflow.read(f"runs/{together.run_id}/pods/{node}"))
+    assert kept["spec"]["serviceAccountName"] == "medflow-step"
+
+
+def test_a_node_that_is_deleted_in_mid_training_comes_again_and_the_weights_are_the_same(
+    together: Told, trainer: Trainer
+) -> None:
+    process = trainer.start("train.devices=2", OFTEN, nodes=2)
+    pod = await_node(trainer, 1)
+    trainer.medflow.cluster.kubectl("-n", RUNS, "delete", "pod", pod, "--wait=false")
+    told = outcome_of(finished(process))
+    logs = [name for name in trainer.medflow.objects(f"runs/{told.run_id}/pods/") if name.endswith(".log")]
+    said = [trainer.medflow.read(f"runs/{told.run_id}/pods/{name}").decode() for name in logs if "-node-0-0" in name]
+    assert any("training goes on in stage" in text for text in said)
+    assert "(attempt 2)" not in told.said, "the nodes begin again, not the step"
+    assert told.curve == together.curve
+    assert told.weights == together.weights
+
+
+def await_node(trainer: Trainer, rank: int) -> str:
+    """The name of a node's pod as soon as the first checkpoint is in the store."""
+    until = time.monotonic() + 900
+    while time.monotonic() < until:
+        if any(
+            name.endswith(".safetensors") and "nodes-" not in name for name in trainer.medflow.objects("checkpoints/")
+        ):
+            items = trainer.medflow.cluster.json("-n", RUNS, "get", "pods", "-l", "medflow.dev/step=" + STEP)["items"]
+            label = "batch.kubernetes.io/job-completion-index"
+            found = [pod["metadata"] for pod in items if pod["metadata"]["labels"].get(label) == str(rank)]
+            if found:
+                return str(found[0]["name"])
+        time.sleep(0.3)
+    raise AssertionError("no checkpoint came")
+
+
+def test_a_node_that_falls_ends_the_training_with_its_reason(trainer: Trainer) -> None:
+    process = trainer.start("train.devices=2", "train.seed=5", OFTEN, nodes=2, retries=0)
+    pod = await_node(trainer, 1)
+    killed = trainer.medflow.cluster.run(
+        "kubectl", "-n", RUNS, "exec", pod, "--", "python", "-c",
+        "import os, pathlib, signal\n"
+        "rank = next(path for path in pathlib.Path('/proc').glob('[0-9]*') if b'LOCAL_RANK=' in "
+        "(path / 'environ').read_bytes() and path.name != str(os.getpid()))\n"
+        "os.kill(int(rank.name), signal.SIGSEGV)",
+    )  # fmt: skip
+    assert killed.returncode == 0, killed.stderr
+    done = finished(process)
+    assert done.returncode != 0
+    assert "its process was killed: Signal 11 (SIGSEGV) received" in done.stderr and f"(pod {pod})" in done.stderr
+    run_id = done.stderr.partition(" run ")[2].split()[0]
+    assert nothing_left(trainer, run_id)
+
+
+def test_what_a_node_raises_is_what_the_step_says(trainer: Trainer) -> None:
+    done = finished(trainer.start("train.devices=2", "train.lr=1e30", "train.clip=0", nodes=2))
+    assert done.returncode != 0
+    assert "TrainingError" in done.stderr and "the loss is" in done.stderr and "(attempt 2)" not in done.stderr
+
+
+def test_nodes_that_no_machine_holds_are_told_and_end_at_the_deadline(trainer: Trainer) -> None:
+    done = finished(trainer.start("train.devices=2", nodes=2, cpu=500, timeout=90))
+    assert done.returncode != 0
+    assert "not done within the timeout of 90 s" in done.stderr
+    assert "exceeded quota" in done.stderr or "unschedulable" in done.stderr
+
+
+def test_stopping_a_run_takes_its_nodes_away(trainer: Trainer) -> None:
+    process = trainer.start("train.devices=2", "train.epochs=200", OFTEN, nodes=2)
+    await_node(trainer, 1)
+    [job] = trainer.medflow.cluster.json("-n", RUNS, "get", "trainjobs", "-l", f"medflow.dev/step={STEP}")["items"]
+    run_id = job["metadata"]["labels"]["medflow.dev/run"]
+    done = trainer.medflow("stack", "stop", str(trainer.medflow.folder / "nodes.yaml"), run_id)
+    assert done.returncode == 0, done.stderr
+    assert finished(process).returncode != 0
+    until = time.monotonic() + 120
+    while not nothing_left(trainer, run_id):
+        assert time.monotonic() < until, "the nodes are still there"
+        time.sleep(1)
