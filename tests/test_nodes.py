@@ -117,13 +117,10 @@ LOST = "2026-01-01T00:00:0{second}Z medflow node: process 1 of 2: RuntimeError: 
     ],
 )
 def test_the_node_that_fell_is_told_and_not_the_one_that_lost_its_neighbour(line, told):
-    gathered = Gathered(SimpleNamespace())
-    gathered.logs = {"x-0": LOST.format(second=2), "x-1": f"2026-01-01T00:00:01Z all is well\n{line}\n"}
-    assert told in first_words(gathered) and first_words(gathered).endswith("(pod x-1)")
-    gathered.logs.pop("x-1")
-    assert "Connection closed" in first_words(gathered)
-    gathered.logs.clear()
-    assert first_words(gathered) is None
+    logs = {"x-0": LOST.format(second=2), "x-1": f"2026-01-01T00:00:01Z all is well\n{line}\n"}
+    assert told in first_words(logs) and first_words(logs).endswith("(pod x-1)")
+    assert "Connection closed" in first_words({"x-0": logs["x-0"]})
+    assert first_words({}) is None
 
 
 def test_logs_are_read_again_at_the_end_and_no_variable_is_written(tmp_path):

@@ -27,6 +27,7 @@ from medflow.memory import halved
 from medflow.models import Network
 from medflow.platform import context
 from medflow.platform.kubernetes import cluster, keeping, reasons, settings
+from medflow.platform.kubernetes.cluster import Observed
 from medflow.platform.kubernetes.gathering import Gathered
 from medflow.platform.kubernetes.last_words import first_words
 from medflow.platform.kubernetes.training_api import COMPLETE, FAILED, TrainingApi
@@ -120,7 +121,7 @@ def _await(api: TrainingApi, heard: nodes.Heard, checkpoints: Checkpoints, gathe
             return
         reason = None if seen is None else reasons.fatal(seen, api.expected)
         if reason is None and outcome == FAILED:
-            reason = first_words(gathered) or (seen and reasons.ended(seen)) or "for no reason that the cluster tells"
+            reason = _reason(seen, gathered)
         waits = None if seen is None or reasons.over(seen) else reasons.pending(seen)
         if reason is None and time.monotonic() > until:
             reason = f"not done within the timeout of {api.training.asked.timeout} s" + (f"; {waits}" if waits else "")
@@ -130,6 +131,13 @@ def _await(api: TrainingApi, heard: nodes.Heard, checkpoints: Checkpoints, gathe
             said.add(waits)
             say(f"a node waits: {waits}")
         time.sleep(POLL_SECONDS)
+
+
+def _reason(seen: Observed | None, gathered: Gathered) -> str:
+    """Why the last of all attempts has failed."""
+    last = {pod["metadata"]["name"] for pod in seen.pods} if seen else set()
+    words = first_words({pod: log for pod, log in gathered.logs.items() if pod in last}) or first_words(gathered.logs)
+    return words or (seen and reasons.ended(seen)) or "for no reason that the cluster tells"
 
 
 HINT = "their logs lie beside those of the run's pods; the same command goes on from the newest checkpoint"
