@@ -164,6 +164,20 @@ def test_a_node_that_is_deleted_in_mid_training_comes_again_and_the_weights_are_
     assert told.weights == together.weights
 
 
+def test_a_step_that_is_deleted_while_it_waits_begins_its_nodes_anew_and_the_weights_are_the_same(
+    together: Told, trainer: Trainer
+) -> None:
+    process = trainer.start("train.devices=2", OFTEN, nodes=2)
+    await_node(trainer, 1)
+    pod = trainer.medflow.running(STEP)
+    assert pod is not None
+    trainer.medflow.cluster.kubectl("-n", RUNS, "delete", "pod", pod, "--wait=false")
+    told = outcome_of(finished(process))
+    assert "(attempt 2)" in told.said
+    assert told.curve == together.curve and told.weights == together.weights
+    assert nothing_left(trainer, told.run_id)
+
+
 def await_node(trainer: Trainer, rank: int) -> str:
     """The name of a node's pod as soon as the first checkpoint is in the store."""
     until = time.monotonic() + 900
