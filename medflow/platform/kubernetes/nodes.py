@@ -35,7 +35,7 @@ from medflow.platform.kubernetes.trainjobs import Training
 from medflow.platform.kubernetes.watching import patiently
 from medflow.progress import say
 from medflow.records import TrainingLog
-from medflow.tracking import Tracker
+from medflow.tracking import Files, Tracker
 
 if TYPE_CHECKING:
     from zenml.models import StepRunResponse
@@ -45,6 +45,9 @@ INPUTS = ("train", "val", "pixels")
 POLL_SECONDS = 2.0
 #: The step tells why it waited before its own deadline ends it.
 MARGIN_SECONDS = 20.0
+#: JobSet's, on the Job of the nodes: how often all of them have begun again.
+ATTEMPT = "jobset.sigs.k8s.io/restart-attempt"
+HINT = "their logs lie beside those of the run's pods; the same command goes on from the newest checkpoint"
 
 
 def fit(
@@ -85,17 +88,17 @@ def _run(
     training: Training, order: nodes.Order, network: Network, tracker: Tracker, checkpoints: Checkpoints
 ) -> tuple[Mapping[str, Tensor], TrainingLog]:
     api, files = TrainingApi(cluster.inside(training.cluster.namespace), training), checkpoints.files
-    gathered = Gathered(api.here)
+    watch = _Watch(api, files, tracker)
     api.remove()
     nodes.clear(files)
     nodes.give(files, order, network)
     say(f"{training.asked.nodes} nodes of {training.processes} processes each train as {training.name}")
     try:
         api.start()
-        _await(api, nodes.Heard(files, tracker), checkpoints, gathered)
+        watch.wait()
         found = nodes.result(files)
     finally:
-        _keep(gathered, api)
+        watch.keep()
         api.remove()
         nodes.clear(files)
     if found is None:
@@ -103,62 +106,83 @@ def _run(
     return found
 
 
-def _await(api: TrainingApi, heard: nodes.Heard, checkpoints: Checkpoints, gathered: Gathered) -> None:
-    """Return once all nodes are done. Raises what one of them raised, and TrainingError where they cannot go on."""
-    said: set[str] = set()
-    until = time.monotonic() + api.seconds_left() - MARGIN_SECONDS
-    while True:
-        seen, outcome = patiently(lambda: (api.job(), api.outcome()), say)
-        if seen is not None:
-            gathered.note(seen)
-        for call in patiently(heard.next, say):
+class _Watch:
+    """One training under way: what its nodes tell and leave, and whether they can go on."""
+
+    def __init__(self, api: TrainingApi, files: Files, tracker: Tracker) -> None:
+        self.api, self.files = api, files
+        self.gathered = Gathered(api.here)
+        self._heard = nodes.Heard(files, tracker)
+        self._said: set[str] = set()
+        self._until = time.monotonic() + api.seconds_left() - MARGIN_SECONDS
+
+    def wait(self) -> None:
+        """Return once all nodes are done. Raises what one of them raised, and TrainingError where they cannot go on."""
+        while not patiently(self._done, say):
+            time.sleep(POLL_SECONDS)
+
+    def keep(self) -> None:
+        """Write logs, pods and events of the nodes beside those of the run's other pods."""
+        try:
+            self.gathered.forget_reading()
+            self._look()
+            store = Client().active_stack.artifact_store
+            files = context.StoredFiles(store, keeping.folder(store.path, self.api.training.run_id))
+            self.gathered.write(files, f"events-{self.api.training.name}.json")
+        except Exception as problem:  # the training is over, and its outcome does not hang on this
+            say(f"logs and events of the nodes were not kept: {problem}")
+
+    def _done(self) -> bool:
+        seen, outcome = self._look(), self.api.outcome()
+        for call in self._heard.next():
             if call.metrics:
-                say(f"epoch {call.step}: {_short(call.metrics)}")
-        problem = nodes.failure(checkpoints.files)
+                self._say_once(f"epoch {call.step}: {_short(call.metrics)}")
+        problem = nodes.failure(self.files)
         if problem is not None:
             raise problem
         if outcome == COMPLETE:
-            return
-        reason = None if seen is None else reasons.fatal(seen, api.expected)
-        if reason is None and outcome == FAILED:
-            reason = _reason(seen, gathered)
-        waits = None if seen is None or reasons.over(seen) else reasons.pending(seen)
-        if reason is None and time.monotonic() > until:
-            reason = f"not done within the timeout of {api.training.asked.timeout} s" + (f"; {waits}" if waits else "")
+            return True
+        reason = self._reason(seen, outcome)
         if reason is not None:
-            raise TrainingError(f"training on {api.training.asked.nodes} nodes ended: {reason}", hint=HINT)
-        if waits and waits not in said:
-            said.add(waits)
-            say(f"a node waits: {waits}")
-        time.sleep(POLL_SECONDS)
+            raise TrainingError(f"training on {self.api.training.asked.nodes} nodes ended: {reason}", hint=HINT)
+        return False
 
+    def _look(self) -> Observed | None:
+        seen = self.api.job()
+        if seen is not None:
+            self.gathered.note(seen)
+            attempt = seen.job["metadata"].get("labels", {}).get(ATTEMPT, "0")
+            if attempt != "0":
+                self._say_once(f"a node was lost: all of them begin again from the newest checkpoint ({attempt})")
+        return seen
 
-def _reason(seen: Observed | None, gathered: Gathered) -> str:
-    """Why the last of all attempts has failed."""
-    last = {pod["metadata"]["name"] for pod in seen.pods} if seen else set()
-    words = first_words({pod: log for pod, log in gathered.logs.items() if pod in last}) or first_words(gathered.logs)
-    return words or (seen and reasons.ended(seen)) or "for no reason that the cluster tells"
+    def _reason(self, seen: Observed | None, outcome: str | None) -> str | None:
+        """Why the training cannot go on, or None. What it only waits for is said."""
+        reason = None if seen is None else reasons.fatal(seen, self.api.expected)
+        if reason or outcome == FAILED:
+            return reason or self._cause(seen)
+        waits = None if seen is None or reasons.over(seen) else reasons.pending(seen)
+        if time.monotonic() > self._until:
+            return f"not done within the timeout of {self.api.training.asked.timeout} s; {waits or 'it was at work'}"
+        if waits:
+            self._say_once(f"a node waits: {waits}")
+        return None
 
+    def _cause(self, seen: Observed | None) -> str:
+        """Why the last of all attempts has failed."""
+        last = {pod["metadata"]["name"] for pod in seen.pods} if seen else set()
+        logs = self.gathered.logs
+        words = first_words({pod: log for pod, log in logs.items() if pod in last}) or first_words(logs)
+        return words or (seen and reasons.ended(seen)) or "for no reason that the cluster tells"
 
-HINT = "their logs lie beside those of the run's pods; the same command goes on from the newest checkpoint"
+    def _say_once(self, line: str) -> None:
+        if line not in self._said:
+            self._said.add(line)
+            say(line)
 
 
 def _short(metrics: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {metrics[name]:.4f}" for name in ("train/loss", "val/loss", "val/score"))
-
-
-def _keep(gathered: Gathered, api: TrainingApi) -> None:
-    """Logs, pods and events of the nodes, beside those of the run's other pods."""
-    try:
-        gathered.forget_reading()
-        seen = api.job()
-        if seen is not None:
-            gathered.note(seen)
-        store = Client().active_stack.artifact_store
-        files = context.StoredFiles(store, keeping.folder(store.path, api.training.run_id))
-        gathered.write(files, f"events-{api.training.name}.json")
-    except Exception as problem:  # the training is over, and its outcome does not hang on this
-        say(f"logs and events of the nodes were not kept: {problem}")
 
 
 def _training(step: StepRunResponse, asked: StepPlace, processes: int) -> Training:
