@@ -48,8 +48,8 @@ def check(
 ) -> None:
     """Look whether a cluster has what a run needs.
 
-    Server, store, namespace, accounts, rights, nodes, taints, GPUs, quotas, shared memory, secrets, image; and from
-    inside a pod: server, store, MLflow. Exit code 0 where nothing is amiss.
+    Server, store, namespace, accounts, rights, nodes, taints, GPUs, quotas, shared memory, Kubeflow Trainer where nodes
+    are asked for, secrets, image; and from inside a pod: server, store, MLflow. Exit code 0 where nothing is amiss.
 
     \b
     Examples:
