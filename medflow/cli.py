@@ -18,7 +18,6 @@ import typer
 
 from medflow import __version__
 from medflow.commands import choosing, data, judging, machine, models, running, schedules, serving, stacks
-from medflow.commands.place import LOCAL, go
 from medflow.commands.verb import Verb
 from medflow.errors import MedflowError, of_disk
 
@@ -59,8 +58,6 @@ VERBS = {
 }
 for _name, _verb in VERBS.items():
     app.command(_name, cls=Verb)(_verb)  # type: ignore[type-var]
-#: They read what runs made, on this machine or, by MEDFLOW_ON, at another place.
-READING = frozenset({"models", "report", "predict", "promote", "serve", "compare", "verify"})
 app.add_typer(stacks.app, name="stack")
 app.add_typer(schedules.app, name="schedule")
 
@@ -86,8 +83,6 @@ def root(
         raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
-    elif context.invoked_subcommand in READING:
-        go(os.environ.get("MEDFLOW_ON", LOCAL))
 
 
 def main() -> NoReturn:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medflow.commands import output
+from medflow.commands.place import LOCAL, go
 from medflow.commands.running import Name
 from medflow.commands.settings import check_run_name, read_settings, settings_of
-from medflow.commands.verb import JsonOption, Metadata, RunName, Settings, Source
+from medflow.commands.verb import At, JsonOption, Metadata, RunName, Settings, Source
 from medflow.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -175,6 +176,7 @@ def compare(
         Path | None,
         typer.Option(metavar="HTML", help="Page to write. [default: compare_DATASET.html]", show_default=False),
     ] = None,
+    on: At = LOCAL,
     as_json: JsonOption = False,
 ) -> None:
     """Rank the models of a dataset by a metric, and show others beside it.
@@ -190,6 +192,7 @@ def compare(
       medflow compare covid_radiography --metric f1 --label COVID --json | jq -r .winner
       medflow compare phantom --rows test
     """
+    go(on)
     name = read_settings(dataset, (), None).config.dataset
     path = out or Path(f"compare_{name}.html")
     from medflow.compare import Wanted, rank

@@ -13,9 +13,10 @@ import typer
 
 from medflow.commands import output
 from medflow.commands.models import bundle_of
+from medflow.commands.place import LOCAL, go
 from medflow.commands.running import tell_scores
 from medflow.commands.settings import read_settings, settings_of
-from medflow.commands.verb import JsonOption, Metadata
+from medflow.commands.verb import At, JsonOption, Metadata
 
 if TYPE_CHECKING:
     from medflow.external import Identities, Judged
@@ -63,6 +64,7 @@ def evaluate(
     ] = Groups.same,
     metadata: Metadata = None,
     to: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the page and the JSON.")] = Path("evaluation"),
+    on: At = LOCAL,
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Judge a model on labelled images from elsewhere.
@@ -77,6 +79,7 @@ def evaluate(
       medflow evaluate phantom --source twin --json | jq .evaluation.scores
       medflow evaluate path/to/bundle --source ~/scans --dataset mine --groups other
     """
+    go(on)
     settings_of((), source, metadata)  # paths that are not there are told before anything is loaded
     with _scratch() as work:
         bundle = bundle_of(model, work / "bundle")

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from medflow.commands import output
-from medflow.commands.verb import JsonOption
+from medflow.commands.place import LOCAL, go
+from medflow.commands.verb import At, JsonOption
 from medflow.errors import ArtifactError, PlatformError
 
 
@@ -32,7 +33,7 @@ def dashboard(
         platform.serve(host, zenml_port, mlflow_port)
 
 
-def verify(as_json: JsonOption = False) -> None:
+def verify(on: At = LOCAL, as_json: JsonOption = False) -> None:
     """Compare every stored artifact with what was written.
 
     Exit code 0 where all are whole. A damaged one is made again by the next run of its step.
@@ -42,6 +43,7 @@ def verify(as_json: JsonOption = False) -> None:
       medflow verify
       medflow verify --json | jq .damaged
     """
+    go(on)
     from medflow.platform import verify as platform
 
     found = platform.verify()

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medflow.commands import output
-from medflow.commands.verb import JsonOption, Model
+from medflow.commands.place import LOCAL, go
+from medflow.commands.verb import At, JsonOption, Model
 from medflow.errors import DataError, ServingError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 def models(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Only this model.", show_default=False)] = None,
+    on: At = LOCAL,
     as_json: JsonOption = False,
 ) -> None:
     """List model versions: stage, variant, headline metrics.
@@ -28,6 +30,7 @@ def models(
       medflow models
       medflow models phantom --json | jq -r '.[0].ref'
     """
+    go(on)
     from medflow.platform import registry
 
     found = registry.versions(name)
@@ -53,6 +56,7 @@ def _headline(version: ModelVersion) -> str:
 def report(
     reference: Annotated[str, typer.Argument(metavar="MODEL|RUN", help="A model as `serve` takes it, or a run's id.")],
     to: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the pages.")] = Path("report"),
+    on: At = LOCAL,
     as_json: JsonOption = False,
 ) -> None:
     """Write the pages of a model or run, readable offline.
@@ -64,6 +68,7 @@ def report(
       medflow report phantom
       medflow report production --to report
     """
+    go(on)
     from medflow.platform import reports
 
     path = reports.write(reference, to)
@@ -86,6 +91,7 @@ def predict(
     samples: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Score only N of the images.", show_default=False)
     ] = None,
+    on: At = LOCAL,
     as_json: JsonOption = False,
 ) -> None:
     """Score image files: a CSV, and overlays of masks with class and confidence.
@@ -100,6 +106,7 @@ def predict(
       medflow predict path/to/bundle scan.png --out predictions
       medflow predict phantom@3 scans --reports reports.csv --out predictions
     """
+    go(on)
     with tempfile.TemporaryDirectory(prefix="medflow-predict-") as scratch:
         bundle = bundle_of(model, Path(scratch))
         from medflow.predict import predict as score
@@ -134,6 +141,7 @@ def promote(
     explain: Annotated[
         bool, typer.Option("--explain", help="Only tell why this model was, or was not, promoted.")
     ] = False,
+    on: At = LOCAL,
     as_json: JsonOption = False,
 ) -> None:
     """Give a stage to a model, or tell why a run did or did not.
@@ -144,6 +152,7 @@ def promote(
       medflow promote phantom@2 --stage staging
       medflow promote covid_radiography@staging --stage production
     """
+    go(on)
     from medflow.platform import registry
 
     if explain:
@@ -178,6 +187,7 @@ def serve(
     model: Model,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 3000,
+    on: At = LOCAL,
 ) -> None:
     """Serve a model over HTTP until Ctrl-C.
 
@@ -190,6 +200,7 @@ def serve(
       medflow serve covid_radiography@3 --port 3001
       curl -F image=@scan.png http://127.0.0.1:3000/predict
     """
+    go(on)
     from medflow.platform import registry
     from medflow.server import start_server
 

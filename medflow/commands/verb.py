@@ -57,6 +57,16 @@ On = Annotated[
     typer.Option(metavar="PLACE", envvar="MEDFLOW_ON", help="Where it runs: a name in configs/on, or a YAML's path."),
 ]
 
+At = Annotated[
+    str,
+    typer.Option(
+        "--on",
+        metavar="PLACE",
+        envvar="MEDFLOW_ON",
+        help="Where the runs were made: a name in configs/on, or a YAML's path.",
+    ),
+]
+
 
 class Verb(TyperCommand):
     """A command whose standard output holds its result alone."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from zenml.client import Client
 from zenml.enums import ExecutionMode, ExecutionStatus
+from zenml.exceptions import IllegalOperationError
 from zenml.integrations.kubernetes.orchestrators import kubernetes_orchestrator_entrypoint_configuration as zenml_start
 from zenml.models import PipelineRunUpdate
 
@@ -96,7 +97,10 @@ def stop(run_id: str, here: Cluster) -> None:
     # First, or whoever follows the run would take it for one whose pods were lost.
     if not run.status.is_finished:
         for status in (ExecutionStatus.STOPPING, ExecutionStatus.STOPPED):
-            Client().zen_store.update_run(run.id, PipelineRunUpdate(status=status, status_reason="stopped by its user"))
+            # The orchestrator may see the first and set the second before it is set here.
+            with suppress(IllegalOperationError):
+                update = PipelineRunUpdate(status=status, status_reason="stopped by its user")
+                Client().zen_store.update_run(run.id, update)
     for job in here.jobs(run_id):
         here.delete_job(job.name)
     trackers.close(run, "KILLED")
