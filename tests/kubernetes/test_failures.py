@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -49,6 +50,11 @@ def test_an_image_that_is_not_there_is_told(first: dict[str, Any], applied: Medf
         done = applied(*applied.words())
     assert done.returncode != 0
     assert "ImagePullBackOff" in done.stderr and "medflow-step:absent-" in done.stderr
+    assert not [
+        pod
+        for pod in chain.from_iterable(applied.pods(run_id_of(done.stderr)).values())
+        if "deletionTimestamp" not in pod["metadata"]
+    ]
 
 
 #: medflow's command line, but that the steps' pods lack what Pod Security asks for.

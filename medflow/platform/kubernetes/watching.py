@@ -44,7 +44,7 @@ def follow(run_id: str, cluster: Cluster, say: Callable[[str], None] = say_line)
         if run.status.is_finished:
             break
         teller.tell_waiting(jobs, steps)
-        _fail_where_nothing_can_come(run, jobs)
+        _fail_where_nothing_can_come(run, jobs, cluster)
         time.sleep(POLL_SECONDS)
     _await_aftermath(run_id, cluster, say)
     run = patiently(lambda: Client().get_pipeline_run(run_id), say)
@@ -157,7 +157,7 @@ class _Teller:
                 self.once(f"{job.step or 'the orchestrator'} waits: {waits}")
 
 
-def _fail_where_nothing_can_come(run: PipelineRunResponse, jobs: tuple[Observed, ...]) -> None:
+def _fail_where_nothing_can_come(run: PipelineRunResponse, jobs: tuple[Observed, ...], cluster: Cluster) -> None:
     """End a run whose orchestrator cannot start, or is over without having said so."""
     orchestrator = next((job for job in jobs if job.step is None), None)
     if orchestrator is None:
@@ -168,6 +168,8 @@ def _fail_where_nothing_can_come(run: PipelineRunResponse, jobs: tuple[Observed,
             reason = "its orchestrator ended before the run did"
     if reason is None or _fresh(run.id):
         return
+    if orchestrator is not None and not reasons.over(orchestrator):
+        cluster.delete_job(orchestrator.name)
     Client().zen_store.update_run(run.id, PipelineRunUpdate(status=ExecutionStatus.FAILED, status_reason=reason[:255]))
 
 
