@@ -41,6 +41,7 @@ VERBS = {
     "show": running.show,
     "run": running.run,
     "runs": running.runs,
+    "logs": running.logs,
     "tune": choosing.tune,
     "compare": choosing.compare,
     "models": models.models,

@@ -71,7 +71,7 @@ def test_what_a_run_cannot_be_called_is_refused_before_anything_is_loaded(verb, 
 
 
 def test_the_verbs_are_those_of_the_issue() -> None:
-    making = "demo datasets new phantom show run runs tune compare models"
+    making = "demo datasets new phantom show run runs logs tune compare models"
     using = "report predict evaluate promote serve deploy undeploy deployments dashboard verify doctor"
     assert list(cli.VERBS) == [*making.split(), *using.split()]
 
@@ -310,3 +310,24 @@ def test_a_reader_that_leaves_causes_no_traceback() -> None:
     command = f"{sys.executable} -m medflow.cli show phantom | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=GOLDEN.parents[1], check=False)
     assert done.stderr == ""
+
+
+def test_show_tells_what_each_step_gets_at_a_place_and_still_prints_settings_that_run(capfd, tmp_path) -> None:
+    shown = ["show", "phantom", "models=[{kind: timm, name: resnet18}]", "--on", "kubernetes"]
+    assert cli.run(shown) == 0
+    text = capfd.readouterr().out
+    assert "# On kubernetes: stack kubernetes, at most 4 steps at a time." in text
+    (line,) = [line for line in text.splitlines() if line.startswith("# train_resnet18 ")]
+    assert "memory: 8Gi" in line and "shm: 2Gi" in line and "node_selector" not in line
+    (tmp_path / "mine.yaml").write_text(text)
+    assert cli.run(["show", str(tmp_path / "mine.yaml"), "--json"]) == 0
+    plain = json.loads(capfd.readouterr().out)
+    assert cli.run([*shown, "--json"]) == 0
+    told = json.loads(capfd.readouterr().out)
+    assert told["config"] == plain["config"] and "steps" not in plain
+    assert told["steps"]["train_resnet18"]["timeout"] == 86400 and told["steps"]["split"]["memory"] == "2Gi"
+
+
+def test_logs_of_pods_are_not_looked_for_on_this_machine(capsys) -> None:
+    assert cli.run(["logs", "any"]) == errors.PlatformError.exit_code
+    assert "runs on this machine have no pods" in capsys.readouterr().err

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +19,9 @@ from zenml.utils.exception_utils import collect_exception_information
 from medflow.config.sections.place import PlaceConfig, StepPlace, Toleration
 from medflow.config.sections.stack import StackConfig
 from medflow.errors import ChecksFailed, ConfigError, DownloadError, SplitError, TrainingError, WeightsUnavailable
-from medflow.platform.kubernetes import reasons, settings, watching
+from medflow.platform import stack
+from medflow.platform.context import StoredFiles
+from medflow.platform.kubernetes import logs, reasons, settings, watching
 from medflow.platform.kubernetes.cluster import Observed
 from medflow.platform.kubernetes.readback import dropped, quantity
 
@@ -235,3 +239,22 @@ def test_what_a_step_raised_is_told_as_on_this_machine_and_its_hint_survives():
     assert told_by(OSError(28, "No space\n left")) == ("OSError: [Errno 28] No space left", "")
     assert told_by(ValueError(), ours) == ("ValueError", "")
     assert "see its pod's log" in watching.raised(None) and not watching.hint_of(None)
+
+
+def test_kept_logs_are_found_by_step_and_the_oldest_first(tmp_path: Path):
+    stack.use_local()
+    store = stack.client().active_stack.artifact_store
+    files = StoredFiles(store, f"{store.path}/{tmp_path.name}/pods")
+    kept = {"b-x1": ("train_a", 2), "b-x0": ("train_a", 3), "a-x2": ("split", 1), "o-x3": (None, 0)}
+    for pod, (step, second) in kept.items():
+        labels = {"run_id": "1"} if step is None else {"step_name": step}
+        facts = {"name": pod, "creationTimestamp": f"2026-11-21T19:56:0{second}+00:00", "labels": labels}
+        files.write(f"{pod}.json", json.dumps({"metadata": facts}).encode())
+        files.write(f"{pod}.log", f"{pod} says".encode())
+    files.write("events.json", b"[]")
+    found = logs.kept_in(files)
+    assert [log.step for log in logs.of_step(found, None, "run r")] == ["orchestrator", "split", "train_a", "train_a"]
+    assert [log.text for log in logs.of_step(found, "train_a", "run r")] == ["b-x1 says", "b-x0 says"]
+    with pytest.raises(ConfigError, match=r"step 'merge' of run r has no log") as error:
+        logs.of_step(found, "merge", "run r")
+    assert error.value.hint == "steps with a log: orchestrator, split, train_a"

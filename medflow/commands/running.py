@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from medflow.commands import output
-from medflow.commands.place import go
+from medflow.commands.place import LOCAL, go
 from medflow.commands.settings import check_run_name, read_settings
 from medflow.commands.verb import JsonOption, Metadata, On, RunName, Settings, Source
 from medflow.errors import PlatformError
 
 if TYPE_CHECKING:
-    from medflow.platform.outcomes import RunOutcome
+    from medflow.config.sections import RunConfig
+    from medflow.config.sections.place import PlaceConfig
+    from medflow.platform.outcomes import RunOutcome, RunSummary
     from medflow.records import Score
 
 Name = Annotated[
@@ -52,6 +56,7 @@ def show(
     settings: Settings = None,
     source: Source = None,
     metadata: Metadata = None,
+    on: On = LOCAL,
     as_json: JsonOption = False,
 ) -> None:
     """Print the merged settings of a run as YAML.
@@ -59,22 +64,43 @@ def show(
     What is not a default is marked with where it was set.
 
     Later layers win: defaults, recipe, the dataset's YAML, command line. The output is a YAML that runs.
+    With --on what each step gets there follows, as comments.
 
     \b
     Examples:
       medflow show covid_radiography
       medflow show covid_radiography train.epochs=2 model.size=128
       medflow show phantom --json | jq .config.train
+      medflow show covid_radiography --on kubernetes
       medflow show phantom > mine.yaml; medflow run mine.yaml
     """
     from medflow.config.places import shown
-    from medflow.config.showing import as_yaml, origins
+    from medflow.config.showing import as_yaml, origins, place_lines
 
     reading = read_settings(dataset, settings or (), source, metadata)
+    place, uses = _asked_of(on, reading.config)
     if as_json:
-        output.emit_json({"file": shown(reading.file), "config": reading.tree, "origins": origins(reading)})
-    else:
-        output.emit(as_yaml(reading).rstrip())
+        told = {"file": shown(reading.file), "config": reading.tree, "origins": origins(reading)}
+        steps = place.of_steps(uses) if place else {}
+        asked = {name: step.model_dump(mode="json") for name, step in steps.items()}
+        output.emit_json({**told, "steps": asked} if place else told)
+        return
+    output.emit(as_yaml(reading).rstrip())
+    if place:
+        output.emit("\n".join(place_lines(on, place, uses)))
+
+
+def _asked_of(on: str, config: RunConfig) -> tuple[PlaceConfig | None, Mapping[str, str]]:
+    """A place, and the steps that a run would have there, by use; nothing for this machine. No server is asked."""
+    if on == LOCAL:
+        return None, {}
+    from medflow.config.destinations import read_place
+
+    place = read_place(on)
+    os.environ["MEDFLOW_ON"] = LOCAL
+    from medflow.platform import runs as platform
+
+    return place, platform.uses(config)
 
 
 def run(
@@ -86,7 +112,7 @@ def run(
         int | None, typer.Option(metavar="N", help="GPUs, or CPU processes, to train on. Sets train.devices.")
     ] = None,
     name: RunName = None,
-    on: On = "local",
+    on: On = LOCAL,
     as_json: JsonOption = False,
 ) -> None:
     """Run the pipeline of a dataset, from images to promotion.
@@ -124,7 +150,7 @@ def run(
 
 def runs(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, newest first.")] = 20,
-    on: On = "local",
+    on: On = LOCAL,
     as_json: JsonOption = False,
 ) -> None:
     """List past runs, newest first.
@@ -134,6 +160,7 @@ def runs(
       medflow runs
       medflow runs --limit 3 --json | jq -r '.[].run_id'
       medflow runs --on kubernetes
+      medflow runs --on kubernetes --json | jq -r '.[0].pods'
     """
     go(on)
     from medflow.platform import runs as platform
@@ -145,12 +172,67 @@ def runs(
     if not found:
         output.emit("no runs yet; `medflow demo` makes the first")
         return
-    rows = [
-        (f"{item.started:%Y-%m-%d %H:%M}", item.dataset, item.status, f"{item.cached} of {item.steps}",
-         "" if item.seconds is None else f"{item.seconds:.0f}", item.model, item.name, item.run_id)
-        for item in found
-    ]  # fmt: skip
-    output.emit_table(("started (UTC)", "dataset", "status", "cached", "seconds", "model", "name", "run"), rows)
+    output.emit_table(
+        ("started (UTC)", "dataset", "status", "cached", "seconds", "model", "name", "run"),
+        [_row(one) for one in found],
+    )
+    for one in found:
+        if one.pods:
+            output.emit(f"logs and events of the pods of {one.name}: {one.pods}")
+
+
+def _row(item: RunSummary) -> tuple[str, ...]:
+    seconds = "" if item.seconds is None else f"{item.seconds:.0f}"
+    done = f"{item.cached} of {item.steps}"
+    return (
+        f"{item.started:%Y-%m-%d %H:%M}",
+        item.dataset,
+        item.status,
+        done,
+        seconds,
+        item.model,
+        item.name,
+        item.run_id,
+    )
+
+
+def logs(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run of `medflow runs`, by id or name.")],
+    step: Annotated[
+        str | None,
+        typer.Argument(metavar="STEP", help="As the run names it, such as train_resnet18, or orchestrator.",
+                       show_default=False),
+    ] = None,
+    on: On = LOCAL,
+    as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Print what the pods of a run in a cluster have said.
+
+    Kept with the run, whatever became of the pods; of a run that goes on, what its pods have said so far.
+    A step that was tried again has several pods, the oldest first.
+
+    \b
+    Examples:
+      medflow logs 3f1c2a9e-6d54-4c11-9d0b-0a4f6e1f2b77 train_resnet18 --on kubernetes
+      medflow logs larger-images --on kubernetes --json | jq -r '.[].step'
+    """
+    place = go(on)
+    if place is None:
+        raise PlatformError(
+            "runs on this machine have no pods", hint="name the cluster, such as --on kubernetes; for runs here, "
+            "`medflow dashboard` shows the log of each step",
+        )  # fmt: skip
+    from medflow.platform import reports
+    from medflow.platform.kubernetes import cluster
+    from medflow.platform.kubernetes import logs as reading
+
+    context, namespace = place[1].cluster.context, place[1].cluster.namespace
+    found = reading.of_run(reports.find_run(run), cluster.connect(context, namespace), step)
+    if as_json:
+        output.emit_json([{"step": log.step, "pod": log.pod, "created": log.created, "log": log.text} for log in found])
+        return
+    for log in found:
+        output.emit(f"== {log.step}, pod {log.pod}, {log.created}\n{log.text.rstrip()}")
 
 
 # -- telling a run --------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import yaml
 from medflow.config.keys import Tree
 from medflow.config.reading import Origin, Reading
 from medflow.config.sections import RunConfig
+from medflow.config.sections.place import PlaceConfig
 
 MARK = "# <- "
 
@@ -25,6 +26,17 @@ def config_yaml(config: RunConfig) -> str:
     """The same of settings whose files are no longer known: every value, and no places."""
     tree = config.model_dump(mode="json", by_alias=True)
     return as_yaml(Reading(config=config, file=Path(), origins={}, tree=tree, defaults={}))
+
+
+def place_lines(name: str, place: PlaceConfig, uses: Mapping[str, str]) -> Iterator[str]:
+    """What each use of a step gets at a place, as comments: where a run goes is no part of its settings."""
+    at_a_time = f"at most {place.parallel} steps at a time" if place.parallel else "as many steps at a time as can be"
+    yield f"# On {name}: stack {place.stack}, {at_a_time}. Each step gets:"
+    given = {"orchestrator": place.orchestrator, **place.of_steps(uses)}
+    width = max(map(len, given))
+    for use, asked in given.items():
+        values = {key: value for key, value in asked.model_dump(mode="json").items() if value not in (None, {}, [])}
+        yield f"# {use:<{width}}  {_scalar(values)}"
 
 
 def origin_of(reading: Reading, key: str) -> Origin | None:
@@ -75,5 +87,7 @@ def _scalar(value: Any) -> str:
     if isinstance(value, float):
         return json.dumps(value)
     return (
-        yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True).removesuffix("...\n").strip()
+        yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True, sort_keys=False)
+        .removesuffix("...\n")
+        .strip()
     )

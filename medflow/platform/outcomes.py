@@ -41,6 +41,8 @@ class RunSummary(Record):
     steps: int
     cached: int
     model: str = ""
+    pods: str = ""
+    """Where logs and events of a cluster run's pods are kept."""
 
 
 class ModelVersion(Record):

@@ -57,6 +57,16 @@ Place = tuple[PlaceConfig, StackConfig]
 """A cluster: what each step gets, and the stack."""
 
 
+def uses(config: RunConfig) -> dict[str, str]:
+    """The steps that a run would have, by the name of each use, in order: train_resnet18 is a use of train."""
+    stack.use_local()
+    from pipelines.training import training
+
+    pipeline: Any = training(config)
+    pipeline.prepare()
+    return {use: str(invocation.step.name) for use, invocation in pipeline.invocations.items()}
+
+
 def settled(config: RunConfig) -> RunConfig:
     """The settings as the steps get them. Raises ConfigError where they cannot be meant for the dataset's heads."""
     declared = datasets.get(config.dataset, config.declare).card.heads
@@ -227,4 +237,5 @@ def _summary(run: PipelineRunResponse) -> RunSummary:
         steps=len(statuses),
         cached=statuses.count("cached"),
         model=str(run.run_metadata.get("model", "")),
+        pods=str(run.run_metadata.get("pods", "")),
     )

@@ -5,6 +5,7 @@ The meaning of each setting is Kubernetes' own; on this machine they are not use
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -121,6 +122,10 @@ class PlaceConfig(Section):
             if step.nodes > 1 and name not in LEARNING and not name.startswith(f"{LEARNING[0]}_"):
                 raise ValueError(f"steps.{name}.nodes: only {' and '.join(LEARNING)} can share work among nodes")
         return self
+
+    def of_steps(self, uses: Mapping[str, str]) -> dict[str, StepPlace]:
+        """The settings for each use of a step, given by use and step."""
+        return {use: self.of_step(use, step) for use, step in uses.items()}
 
     def of_step(self, use: str, step: str) -> StepPlace:
         """The settings for one use of a step, such as train_resnet18 of train."""
