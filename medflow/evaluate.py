@@ -29,7 +29,7 @@ from medflow.records import (
     Score,
     Unseen,
 )
-from medflow.unseen import unseen_of, unseen_rows
+from medflow.seen import unseen_of, unseen_rows
 
 if TYPE_CHECKING:
     from medflow.pixels import Store

@@ -25,10 +25,11 @@ from medflow.records import (
     ExternalEvaluation,
     LeftOut,
     Manifest,
+    Past,
     PixelSpec,
     Predictions,
 )
-from medflow.seen import Seen, seen_rows
+from medflow.seen import seen_rows
 from medflow.split import merged_groups
 
 EXAMPLES = 5
@@ -41,20 +42,12 @@ class Judged:
     samples: evaluate.Samples
 
 
-@dataclass(frozen=True)
-class Identities:
-    """The images that a model was fitted on, as far as they are known."""
-
-    seen: Seen | None
-    unknown: str = ""
-    """Why they are not known; empty where they are."""
-
-
 def judge(
-    bundle: Bundle, spec: DatasetSpec, config: RunConfig, identities: Identities, work: Path, *, part: str | None = None
+    bundle: Bundle, spec: DatasetSpec, config: RunConfig, past: Past, work: Path, *, part: str | None = None
 ) -> Judged:
     """What ``bundle`` is worth on the images of ``config.source`` as the dataset ``spec`` reads them.
 
+    ``past`` is what the bundle was fitted on, as far as that is known.
     ``part``: only images that the source's own lists call ``train``, ``val`` or ``test``. ``work``: a folder for what
     is fetched and packed. Checks, near-duplicates and intervals are as ``config`` states.
 
@@ -70,7 +63,7 @@ def judge(
     checked = examine(manifest, config.validate_)
     rows = as_model_reads(checked.kept, matched)
     bits = config.split.near_duplicate_bits
-    kept, left_out = _unseen(rows, identities.seen, bits)
+    kept, left_out = _unseen(rows, past, bits)
     told = (_unfit(manifest, checked.kept), *left_out)
     kept = _grouped(kept, bits)
     predictions = _of_heads(evaluate.predict(bundle, kept, pixels, batch_size=config.evaluate.batch_size), matched)
@@ -82,8 +75,8 @@ def judge(
         left_out=tuple(item for item in told if item.images),
         judged=len(kept),
         groups=len(set(predictions.group.tolist())),
-        compared=identities.seen.images if identities.seen else None,
-        notes=(*_notes(identities, rows, matched), *_lacking(kept, matched)),
+        compared=None if past.unknown else len(past.images),
+        notes=(*_notes(past, rows, matched), *_lacking(kept, matched)),
         findings=checked.findings.findings,
         evaluation=evaluate.measure(bundle, predictions, config.evaluate, "external"),
     )
@@ -120,11 +113,11 @@ def _only(listing: Listing, part: str) -> Listing:
     return replace(listing, rows=rows)
 
 
-def _unseen(rows: Manifest, seen: Seen | None, bits: int) -> tuple[Manifest, tuple[LeftOut, ...]]:
+def _unseen(rows: Manifest, past: Past, bits: int) -> tuple[Manifest, tuple[LeftOut, ...]]:
     """The rows that the model was not fitted on, and what was left out. Raises DataError where none is left."""
-    if seen is None:
+    if past.unknown:
         return rows, ()
-    reasons = seen_rows(rows, seen, bits)
+    reasons = seen_rows(rows, merged_groups(rows, bits), past, bits)
     ids = rows.column("image_id")
     named = dict.fromkeys(reason for reason in reasons.tolist() if reason is not None)
     left_out = tuple(_left_out(reason, ids[reasons == reason].tolist()) for reason in named)
@@ -164,14 +157,14 @@ def _of_heads(predictions: Predictions, matched: Matched) -> Predictions:
     return replace(predictions, heads=tuple(head for head in predictions.heads if head.name in judged))
 
 
-def _notes(identities: Identities, rows: Manifest, matched: Matched) -> list[str]:
+def _notes(past: Past, rows: Manifest, matched: Matched) -> list[str]:
     notes = []
-    if identities.seen is None:
+    if past.unknown:
         notes.append(
-            f"It is not known which images this model was fitted on ({identities.unknown}), so none could be left "
+            f"It is not known which images this model was fitted on ({past.unknown}), so none could be left "
             "out. If some of them are among these, the scores are too good."
         )
-    elif not identities.seen.groups and rows.card.expects_groups():
+    elif not past.names and rows.card.expects_groups():
         notes.append("Names of groups were not compared with those of the training, only files and pictures.")
     unknown = int(rows.group_unknown().sum())
     if unknown and rows.card.expects_groups():

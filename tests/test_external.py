@@ -15,14 +15,14 @@ from medflow import datasets, fetch
 from medflow.config.sections import Declaration, EvaluateConfig, RunConfig, SourceConfig
 from medflow.errors import DataError
 from medflow.evaluate import evaluate
-from medflow.external import Identities, Judged, judge
+from medflow.external import Judged, judge
 from medflow.ingest import ingest
 from medflow.matching import match
-from medflow.records import Bundle, ExternalEvaluation, HeadSpec
+from medflow.records import Bundle, ExternalEvaluation, HeadSpec, Past
 from medflow.report.external import external_page
-from medflow.seen import seen_in
+from medflow.seen import past_of
 
-UNKNOWN = Identities(None, unknown="nobody told")
+UNKNOWN = Past(unknown="nobody told")
 LABEL = {"kind": "exclusive", "name": "seen_by_a_reader", "labels": ["bright", "dark"]}
 MASK = {"kind": "mask", "name": "both_lungs", "labels": ["lung"]}
 FOLDERS = {"kind": "folder", "heads": [LABEL], "images": "{label}/{group}", "grouped_by": "patient"}
@@ -57,17 +57,17 @@ def settings(root: Path, declared: dict) -> RunConfig:
     )  # fmt: skip
 
 
-def judged(bundle: Bundle, root: Path, work: Path, known: Identities = UNKNOWN, declared: dict = FOLDERS) -> Judged:
+def judged(bundle: Bundle, root: Path, work: Path, known: Past = UNKNOWN, declared: dict = FOLDERS) -> Judged:
     config = settings(root, declared)
     return judge(bundle, datasets.get(config.dataset, config.declare), config, known, work)
 
 
-def known_from(root: Path, work: Path) -> Identities:
+def known_from(root: Path, work: Path) -> Past:
     """The identities of a model that was fitted on every image of a folder."""
     config = settings(root, FOLDERS)
     spec = datasets.get(config.dataset, config.declare)
     manifest, _ = ingest(fetch.resolve(config.source, spec.card), spec, (32,), config.ingest, work, workers=1)
-    return Identities(seen_in(manifest, manifest.take([]), manifest))
+    return past_of(manifest, manifest.take([]), manifest)
 
 
 @pytest.fixture(scope="module")

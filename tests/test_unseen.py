@@ -13,8 +13,8 @@ from test_split import classed, manifests, parts_of
 from medflow.config.sections import SplitConfig
 from medflow.duplicates import near_duplicate_groups
 from medflow.records import Manifest, Past, Placement
+from medflow.seen import past_of, unseen_of, unseen_rows
 from medflow.split import split
-from medflow.unseen import past_of, unseen_of, unseen_rows
 
 BITS = 3
 

@@ -19,8 +19,8 @@ from medflow.commands.settings import read_settings, settings_of
 from medflow.commands.verb import At, JsonOption, Metadata
 
 if TYPE_CHECKING:
-    from medflow.external import Identities, Judged
-    from medflow.records import Bundle, ExternalEvaluation
+    from medflow.external import Judged
+    from medflow.records import Bundle, ExternalEvaluation, Past
 
 PAGE, RESULT = "evaluation.html", "evaluation.json"
 
@@ -108,15 +108,11 @@ def _scratch() -> Iterator[Path]:
         yield Path(scratch)
 
 
-def _known(reference: str, bundle: Bundle, groups: Groups) -> Identities:
-    from dataclasses import replace
-
+def _known(reference: str, bundle: Bundle, groups: Groups) -> Past:
     from medflow.platform import fitted_on
 
     found = fitted_on.of_card(bundle.card) if Path(reference).is_dir() else fitted_on.of_model(reference)
-    if groups is Groups.same or found.seen is None:
-        return found
-    return replace(found, seen=found.seen.without_names())
+    return found if groups is Groups.same else found.without_names()
 
 
 def _write(judged: Judged, to: Path) -> tuple[Path, Path]:

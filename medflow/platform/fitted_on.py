@@ -8,45 +8,44 @@ from typing import Any
 from zenml.models import ArtifactVersionResponse
 
 from medflow.errors import ArtifactError
-from medflow.external import Identities
 from medflow.platform import registry, stack
-from medflow.records import ModelCard
-from medflow.seen import Seen, seen_in
+from medflow.records import ModelCard, Past
+from medflow.seen import past_of
 
 PAGE = 200
 
 
-def of_model(reference: str) -> Identities:
+def of_model(reference: str) -> Past:
     """Those of a model on record, by the rows that its version links to. Raises as ``registry.find``."""
     found = registry.find(reference)
     try:
-        return Identities(_seen(*(registry.artifact(found.ref, key) for key in ("train", "val", "manifest"))))
+        return _past(*(registry.artifact(found.ref, key) for key in ("train", "val", "manifest")))
     except ArtifactError as error:
-        return Identities(None, unknown=error.message)
+        return Past(unknown=error.message)
 
 
-def of_card(card: ModelCard) -> Identities:
+def of_card(card: ModelCard) -> Past:
     """Those of a bundle that came as files: the split of this store whose training rows its card names by digest."""
     for train in _train_parts():
         if train.content_hash == card.data_digest:
             return _of_run(train)
-    return Identities(None, unknown=f"no run of this machine made its training rows, {card.data_digest[:12]}")
+    return Past(unknown=f"no run of this machine made its training rows, {card.data_digest[:12]}")
 
 
-def _of_run(train: ArtifactVersionResponse) -> Identities:
+def _of_run(train: ArtifactVersionResponse) -> Past:
     try:
         steps = train.run.steps
         parts, listed = steps["split"].outputs, steps["ingest"].outputs
-        return Identities(_seen(parts["train"][0], parts["val"][0], listed["manifest"][0]))
+        return _past(parts["train"][0], parts["val"][0], listed["manifest"][0])
     except KeyError:
-        return Identities(None, unknown="the run that split them was deleted")
+        return Past(unknown="the run that split them was deleted")
     except ArtifactError as error:
-        return Identities(None, unknown=error.message)
+        return Past(unknown=error.message)
 
 
-def _seen(*versions: ArtifactVersionResponse) -> Seen:
+def _past(*versions: ArtifactVersionResponse) -> Past:
     train, val, manifest = (_load(version) for version in versions)
-    return seen_in(train, val, manifest)
+    return past_of(train, val, manifest)
 
 
 def _load(version: ArtifactVersionResponse) -> Any:

@@ -23,7 +23,7 @@ from medflow.errors import ArtifactError, ConfigError, MedflowError, PlatformErr
 from medflow.platform import aliases, stack
 from medflow.platform.outcomes import ModelVersion
 from medflow.records import Bundle, Challenge, Evaluation, Incumbent, Package, PackageFacts, Past, Promotion, Score
-from medflow.unseen import past_of
+from medflow.seen import past_of
 
 STAGES = ("production", "staging")
 DIGITS = 12

@@ -50,11 +50,17 @@ class Past(Record):
     contents: tuple[str, ...] = ()
     """sha256 of the files."""
     groups: tuple[str, ...] = ()
-    """As the images' own, and as merged."""
+    """As the images' own, and as merged; an image without one is a group of its own, named by its id."""
+    names: tuple[str, ...] = ()
+    """Those of them that name a patient or lesion, and so mean the same among images from elsewhere."""
     pictures: tuple[str, ...] = ()
     """Perceptual hashes."""
     unknown: str = ""
     """Why nothing of it is known; empty where it is."""
+
+    def without_names(self) -> Past:
+        """The same, where a patient's name among other images says nothing about these."""
+        return self.model_copy(update={"names": ()})
 
 
 class Unseen(Record):
