@@ -157,6 +157,7 @@ def measure(bundle: Bundle, predictions: Predictions, config: EvaluateConfig, ro
             for head in independent
         },
         confidence=config.confidence,
+        starts=card.starts,
         bytes=card.bytes,
         latency_ms=card.latency_ms,
     )

@@ -25,6 +25,7 @@ from medflow.records import (
     ExternalEvaluation,
     LeftOut,
     Manifest,
+    ModelCard,
     Past,
     PixelSpec,
     Predictions,
@@ -76,7 +77,7 @@ def judge(
         judged=len(kept),
         groups=len(set(predictions.group.tolist())),
         compared=None if past.unknown else len(past.images),
-        notes=(*_notes(past, rows, matched), *_lacking(kept, matched)),
+        notes=(*_untold(bundle.card), *_notes(past, rows, matched), *_lacking(kept, matched)),
         findings=checked.findings.findings,
         evaluation=evaluate.measure(bundle, predictions, config.evaluate, "external"),
     )
@@ -170,6 +171,15 @@ def _notes(past: Past, rows: Manifest, matched: Matched) -> list[str]:
     if unknown and rows.card.expects_groups():
         notes.append(f"{unknown} images have no known {rows.card.grouped_by}: only files and pictures were compared.")
     return [*notes, *matched.notes()]
+
+
+def _untold(card: ModelCard) -> list[str]:
+    if not card.starts:
+        return []
+    return [
+        f"The model started from {' and '.join(card.starts)}. What that was trained on before is not known, so none of "
+        "it could be left out: where it is among these images, the scores are too good."
+    ]
 
 
 def _lacking(rows: Manifest, matched: Matched) -> list[str]:

@@ -49,6 +49,11 @@ def bring(model: ModelConfig, to: Path, access: s3.Access = s3.AMBIENT) -> Model
     )
 
 
+def names(model: ModelConfig) -> tuple[str, ...]:
+    """The last parts of what a model's settings name."""
+    return tuple(PurePosixPath(path).name for path in (weights_of(model), encoder_of(model)) if path is not None)
+
+
 def weights_of(model: ModelConfig) -> str | None:
     """What ``pretrained`` names, where it names a file."""
     return None if model.pretrained in ("imagenet", "none") else model.pretrained

@@ -72,6 +72,7 @@ def promote(
             for comparison in comparisons:
                 (passed if holds(comparison) else failed).append(_in_words(comparison, config.confidence))
             passed.append(_fair(unseen))
+    passed += [*_untold("candidate", candidate), *_untold("incumbent", incumbent)]
     return decide.made(passed, failed, comparisons)
 
 
@@ -242,6 +243,16 @@ def _fair(unseen: Unseen) -> str:
         f"compared on {unseen.images} of the {unseen.test_images} test images ({unseen.groups} of {unseen.test_groups} "
         "groups): the incumbent learnt from the others, or from others of their groups"
     )
+
+
+def _untold(who: str, evaluation: Evaluation | None) -> list[str]:
+    """What no lineage tells: the past of weights that came as files."""
+    if evaluation is None or not evaluation.starts:
+        return []
+    return [
+        f"the {who} started from {' and '.join(evaluation.starts)}: what that was trained on before is not known; "
+        "where these test images were among it, its figures are too good"
+    ]
 
 
 def _on_rows_of(candidate: Predictions, incumbent: Predictions, unseen: Unseen) -> Predictions:

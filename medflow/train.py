@@ -47,6 +47,8 @@ class _Begun:
     network: models.Network
     preprocess: Preprocess
     weights_from: str
+    starts: tuple[str, ...]
+    """Names of files and folders that it starts from."""
     reader: Prepared | None
     """None where the model reads no reports."""
 
@@ -103,7 +105,7 @@ def _begin(
     if reader is not None:
         fill(network, reader)
         weights_from = f"{weights_from}; {reader.weights_from()}"
-    return _Begun(network, preprocess, weights_from, reader)
+    return _Begun(network, preprocess, weights_from, model_files.names(model), reader)
 
 
 def _card(begun: _Begun, data: Data, model: ModelConfig, config: TrainConfig, log: TrainingLog) -> ModelCard:
@@ -117,6 +119,7 @@ def _card(begun: _Begun, data: Data, model: ModelConfig, config: TrainConfig, lo
         preprocess=begun.preprocess,
         model=model.model_dump(mode="json"),
         weights_from=begun.weights_from,
+        starts=begun.starts,
         text=reader.reading if reader else None,
         training=log,
         operating_point=OperatingPoint(rule=config.calibrate.rule, at=config.calibrate.at),
@@ -125,7 +128,7 @@ def _card(begun: _Begun, data: Data, model: ModelConfig, config: TrainConfig, lo
         weights_digest="",
         bytes=0,
         parameters=sum(parameter.numel() for parameter in begun.network.parameters()),
-        notes=(*(reader.notes() if reader else ()), *_warnings(rows), *log.notes),
+        notes=(*_beginnings(begun), *(reader.notes() if reader else ()), *_warnings(rows), *log.notes),
         source_version=rows.source.version if rows.source else "",
         code_version=__version__,
     )
@@ -138,6 +141,14 @@ def _bundle(begun: _Begun, card: ModelCard, data: Data, work: Path) -> Bundle:
     root = work / card.name.rpartition("/")[2]
     bundle = finish(root, card, save_weights(begun.network, work), data.val, data.pixels)
     return bundle if begun.tokenizer is None else with_report_share(bundle, data.val, data.pixels)
+
+
+def _beginnings(begun: _Begun) -> tuple[str, ...]:
+    """That weights which came as files have a past, for the card."""
+    if not begun.starts:
+        return ()
+    files = " and ".join(begun.starts)
+    return (f"started from {files}: which images or reports that was trained on before is not stated anywhere",)
 
 
 def _warnings(rows: Manifest) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import handmade
@@ -101,6 +102,13 @@ def test_unknown_training_images_are_said_to_be_unknown(fresh):
     assert fresh.external.compared is None and fresh.external.left_out == ()
     assert any("not known which images" in note and "nobody told" in note for note in fresh.external.notes)
     assert any("no truth for lung" in note for note in fresh.external.notes)
+
+
+def test_weights_from_a_file_are_said_to_have_an_unknown_past(bundle, fresh, tmp_path):
+    card = bundle.card.model_copy(update={"starts": ("mine.safetensors",)})
+    told = judged(replace(bundle, card=card), folder(tmp_path / "images", range(4)), tmp_path / "work")
+    assert told.external.notes[0].startswith("The model started from mine.safetensors.")
+    assert not any("started from" in note for note in fresh.external.notes)
 
 
 def test_the_result_and_the_page_say_it(fresh):

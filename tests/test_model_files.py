@@ -83,6 +83,8 @@ def test_a_training_from_a_bucket_is_the_one_from_this_machine(url, given, tmp_p
     assert there.weights_from.startswith(f"file resnet.safetensors, sha256:{digest}; text: bert, sha256:")
     assert here.weights_digest == there.weights_digest and here.text == there.text
     assert str(tmp_path) not in there.model_dump_json()
+    assert here.starts == there.starts == ("resnet.safetensors", "bert")
+    assert "resnet.safetensors and bert: which images or reports that was trained on" in there.notes[0]
 
 
 def test_the_settings_of_a_yaml_may_name_a_bucket(url, access, given, tmp_path):

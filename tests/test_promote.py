@@ -253,6 +253,17 @@ def test_all_rows_unseen_is_said_too():
     assert any("learnt from none of the 300 test images" in reason for reason in decided(said(2.0), said(1.0)).reasons)
 
 
+def test_weights_from_a_file_are_said_to_have_an_unknown_past_on_either_side():
+    new, old = said(2.0), said(1.0)
+    ours, theirs = (evaluated(one).model_copy(update={"starts": ("mine.safetensors",)}) for one in (new, old))
+    for candidate, incumbent, who in ((ours, evaluated(old), "candidate"), (evaluated(new), theirs, "incumbent")):
+        result = promote(candidate, new, incumbent, old, package(), HELD, QUICK, scored.unseen(new))
+        assert result.promoted
+        (told,) = [reason for reason in result.reasons if "mine.safetensors" in reason]
+        assert told.startswith(f"the {who} started from") and "is not known" in told
+    assert not any("started from" in reason for reason in decided(new, old).reasons)
+
+
 def test_an_incumbent_that_nobody_recorded_is_no_reason_to_promote():
     result = decided(said(5.0), said(0.1, bundle="incumbent"), EMPTY)
     assert not result.promoted and "nothing is recorded as holding production" in result.reasons[1]

@@ -53,6 +53,8 @@ class Evaluation(Record):
     counts: Mapping[str, tuple[LabelCounts, ...]] = Field(default_factory=dict)
     """Independent heads: right and wrong decisions by label, in label order."""
     confidence: float = 0.95
+    starts: tuple[str, ...] = ()
+    """As in the bundle's card: what these rows may have been known to before its training."""
     bytes: int = 0
     latency_ms: Annotated[float | None, BESIDE] = None
 

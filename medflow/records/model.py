@@ -170,6 +170,8 @@ class ModelCard(Record):
     """The model's section of the run config, as ``config.ModelConfig`` reads it."""
     weights_from: str
     """``imagenet (timm NAME)``, ``file NAME, sha256:…`` or ``none``; then, where it reads reports, ``; text: …``."""
+    starts: tuple[str, ...] = ()
+    """Names of the files and folders that it started from, of which nobody states what they had been trained on."""
     text: TextReading | None = None
     """None where the model reads no reports."""
     training: TrainingLog | None = None
