@@ -71,17 +71,13 @@ def tune(
     search = read_search(space, dataset, given)
     budget = TuneBudget(trials=trials) if timeout is None else TuneBudget(trials=trials, seconds=timeout)
     run_id, result = studies.run(reading.config, search, budget, name=name)
-    best = result.winner()
-    tuned = read_settings(
-        dataset, [*(settings or ()), *(as_setting(*item) for item in best.values.items())], source, metadata
-    )
+    found = [as_setting(*item) for item in result.winner().values.items()]
+    tuned = read_settings(dataset, [*(settings or ()), *found], source, metadata)
     pictures = _write(path, _head(result, path), tuned, result)
     if as_json:
         output.emit_json(_tune_contract(result, run_id, path, pictures))
-        return
-    _tell_trials(result)
-    output.emit(f"\nbest {result.monitor} {best.score:.4f} in trial {best.number}, on validation rows")
-    output.emit(f"wrote {path} and {', '.join(item.name for item in pictures)}\nnext: medflow run {path}")
+    else:
+        _tell_tuned(result, path, pictures)
 
 
 def _refuse_existing(path: Path) -> None:
@@ -133,6 +129,13 @@ def _tune_contract(result: TuneResult, run_id: str, path: Path, pictures: tuple[
         "file": str(path.absolute()),
         "pictures": [str(picture.absolute()) for picture in pictures],
     }
+
+
+def _tell_tuned(result: TuneResult, path: Path, pictures: tuple[Path, ...]) -> None:
+    best = result.winner()
+    _tell_trials(result)
+    output.emit(f"\nbest {result.monitor} {best.score:.4f} in trial {best.number}, on validation rows")
+    output.emit(f"wrote {path} and {', '.join(item.name for item in pictures)}\nnext: medflow run {path}")
 
 
 def _tell_trials(result: TuneResult) -> None:

@@ -12,7 +12,7 @@ import typer
 from medflow.commands import output
 from medflow.commands.place import LOCAL, go
 from medflow.commands.settings import check_run_name, read_settings
-from medflow.commands.verb import JsonOption, Metadata, On, RunName, Settings, Source
+from medflow.commands.verb import At, JsonOption, Metadata, On, RunName, Settings, Source
 from medflow.errors import PlatformError
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def logs(
         typer.Argument(metavar="STEP", help="As the run names it, such as train_resnet18, or orchestrator.",
                        show_default=False),
     ] = None,
-    on: On = LOCAL,
+    on: At = LOCAL,
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Print what the pods of a run in a cluster have said.
