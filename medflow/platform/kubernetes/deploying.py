@@ -31,7 +31,7 @@ from medflow.platform.kubernetes.serving_objects import (
 from medflow.progress import say as say_line
 from medflow.records import Record
 
-POLL_SECONDS = 1.0
+POLL_SECONDS = 2.0
 #: How long pods may take to go, over what they are given.
 GONE_SECONDS = 60.0
 Say = Callable[[str], None]
