@@ -16,7 +16,7 @@ from zenml.integrations.kubernetes.manifest_utils import (
 from zenml.integrations.kubernetes.pod_settings import KubernetesPodSettings
 from zenml.utils.exception_utils import collect_exception_information
 
-from medflow.config.sections.place import PlaceConfig, StepPlace, Toleration
+from medflow.config.sections.place import PlaceConfig, StepPlace, Toleration, Volume
 from medflow.config.sections.stack import StackConfig
 from medflow.errors import ChecksFailed, ConfigError, DownloadError, SplitError, TrainingError, WeightsUnavailable
 from medflow.platform import stack
@@ -45,6 +45,7 @@ ASKED = StepPlace(
     node_selector={"disk": "ssd"},
     tolerations=(Toleration(key="nvidia.com/gpu", operator="Exists", effect="NoSchedule"),),
     secrets=("kaggle",),
+    volumes=(Volume(claim="images", path="/images"),),
     priority="medflow-batch",
 )
 
@@ -91,7 +92,13 @@ def test_a_setting_that_zenml_drops_without_a_word_is_told(key):
 
 @pytest.mark.parametrize(
     ("change", "told"),
-    [({"timeout": 60}, "timeout"), ({"retries": 0}, "retries"), ({"memory": "4Gi"}, "memory"), ({"gpu": 2}, "gpu")],
+    [
+        ({"timeout": 60}, "timeout"),
+        ({"retries": 0}, "retries"),
+        ({"memory": "4Gi"}, "memory"),
+        ({"gpu": 2}, "gpu"),
+        ({"volumes": (Volume(claim="others", path="/images"),)}, "volumes, /images: asked others, found images"),
+    ],
 )
 def test_a_pod_of_another_size_is_told(change, told):
     job = job_of(settings.pod_settings(ASKED, STACK.cluster))
@@ -258,3 +265,12 @@ def test_kept_logs_are_found_by_step_and_the_oldest_first(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"step 'merge' of run r has no log") as error:
         logs.of_step(found, "merge", "run r")
     assert error.value.hint == "steps with a log: orchestrator, split, train_a"
+
+
+def test_a_path_lies_on_a_volume_where_every_step_that_reads_it_has_one():
+    given = StepPlace(volumes=(Volume(claim="images", path="/images"),))
+    readers = {"resolve": given, "ingest": given, "ingest_shard": given}
+    place = PlaceConfig(stack="a", steps={"default": StepPlace(), **readers})
+    assert place.on_volume("/images") and place.on_volume("/images/covid.zip")
+    assert not any(place.on_volume(path) for path in ("/image", "/imagesets/x", "images/covid", "/"))
+    assert not PlaceConfig(stack="a", steps={**place.steps, "ingest": StepPlace()}).on_volume("/images")

@@ -15,6 +15,7 @@ from test_s3_source import stack_on_a_bucket
 
 from medflow import model_files, models, s3
 from medflow.config.sections import ModelConfig, RunConfig, TextEncoder
+from medflow.config.sections.place import PlaceConfig
 from medflow.errors import SourceError, WeightsUnavailable
 from medflow.model_files import ModelFiles
 from medflow.platform import context, store_access
@@ -25,6 +26,7 @@ from medflow.tracking import LocalFiles, Silent
 from medflow.train import train
 
 TIMM = tiny.TINY["timm"]
+PLACE = PlaceConfig(stack="bucket")
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +62,12 @@ def put(url: str, path: Path, key: str) -> str:
 def test_a_training_from_a_bucket_is_the_one_from_this_machine(url, given, tmp_path, monkeypatch):
     stack_on_a_bucket(url, "models-bucket", monkeypatch)
     config = RunConfig(dataset="phantom", models=(given,))
-    sent = in_reach_of_pods(config)
+    sent = in_reach_of_pods(config, PLACE)
     [remote] = sent.models
     digest = file_digest(Path(given.pretrained))
     assert remote.pretrained == f"s3://{server.BUCKET}/store/models/{digest[:32]}/resnet.safetensors"
     assert f"{remote.text.encoder}".endswith("/bert")
-    assert in_reach_of_pods(sent) == sent == in_reach_of_pods(config)
+    assert in_reach_of_pods(sent, PLACE) == sent == in_reach_of_pods(config, PLACE)
     assert with_reachable_encoders(sent) == sent
     assert not [name for name in server.names("store/models/") if name.endswith(".bin")]
     assert str(tmp_path) not in sent.model_dump_json()
@@ -94,7 +96,7 @@ def test_the_settings_of_a_yaml_may_name_a_bucket(url, access, given, tmp_path):
     remote = given.model_copy(
         update={"pretrained": uri, "text": given.text.model_copy(update={"encoder": f"{folder}/"})}
     )
-    assert in_reach_of_pods(RunConfig(dataset="phantom", models=(remote,))).models == (remote,)
+    assert in_reach_of_pods(RunConfig(dataset="phantom", models=(remote,)), PLACE).models == (remote,)
     files = model_files.bring(remote, tmp_path / "to", access)
     assert files.weights and files.weights.name == "resnet.safetensors"
     assert file_digest(files.weights) == file_digest(Path(given.pretrained))
@@ -111,7 +113,7 @@ def test_the_settings_of_a_yaml_may_name_a_bucket(url, access, given, tmp_path):
 def test_what_is_not_there_is_told_before_anything_runs(access, given):
     absent = given.model_copy(update={"pretrained": "/nowhere/resnet.safetensors"})
     with pytest.raises(WeightsUnavailable, match=r"'/nowhere/resnet\.safetensors', which is no file"):
-        in_reach_of_pods(RunConfig(dataset="phantom", models=(absent,)))
+        in_reach_of_pods(RunConfig(dataset="phantom", models=(absent,)), PLACE)
     for uri in (f"s3://{server.BUCKET}/none.safetensors", "s3://no-such-bucket/x.safetensors"):
         with pytest.raises(SourceError, match="does not exist"):
             model_files.named([TIMM.model_copy(update={"pretrained": uri})], access)

@@ -20,6 +20,7 @@ from zenml.enums import StackComponentType as Kind
 
 from medflow import datasets, fetch, s3
 from medflow.config.sections import IngestConfig, RunConfig, SourceConfig, TimmModel
+from medflow.config.sections.place import PlaceConfig, StepPlace, Volume
 from medflow.datasets import DatasetSpec, Listing
 from medflow.errors import ConfigError, CredentialsError, DownloadError, MedflowError, SourceError
 from medflow.ingest import ingest, ingest_shard
@@ -322,13 +323,20 @@ def test_what_no_pod_can_see_is_put_into_the_stacks_store(url, tmp_path, monkeyp
     table = write(tmp_path, {"lesions.csv": b"a,b\n"}) / "lesions.csv"
     local = SourceConfig(kind="folder", path=str(write(tmp_path / "data", FILES)), metadata=str(table))
 
+    volume = (Volume(claim="images", path=str(tmp_path / "mounted")),)
+    steps = dict.fromkeys(("default", "resolve", "ingest", "ingest_shard"), StepPlace(volumes=volume))
+    place = PlaceConfig(stack="bucket", steps=steps)
+
     def sent(source: SourceConfig) -> SourceConfig:
         models = (TimmModel(name="test_resnet", pretrained="none"),)
-        return in_reach_of_pods(RunConfig(dataset="phantom", source=source, models=models)).source
+        return in_reach_of_pods(RunConfig(dataset="phantom", source=source, models=models), place).source
 
     config = sent(local)
     assert config.kind == "s3" and f"{config.path}".startswith(f"s3://{server.BUCKET}/store/sources/")
     assert f"{config.metadata}".endswith(".csv")
     assert sent(config) == config == sent(local)
+    mounted = {"path": f"{tmp_path}/mounted/covid", "metadata": f"{tmp_path}/mounted/lesions.csv"}
+    on_volume = SourceConfig(kind="folder", **mounted)
+    assert sent(on_volume) == on_volume
     card = CARD.model_copy(update={"metadata": "lesions.csv"})
     assert fetch.resolve(config, card, access=store_access.of_store()).uri == config.path

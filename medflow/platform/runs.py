@@ -48,7 +48,7 @@ def run(
         from medflow.platform.kubernetes import running, settings, upload
 
         settings.check_nodes(place[0], config)
-        config = upload.in_reach_of_pods(config)
+        config = upload.in_reach_of_pods(config, place[0])
         response, order = running.execute(training(config), config.dataset, say, *place, name=name)
     return _outcome(response, config, order, time.monotonic() - started)
 

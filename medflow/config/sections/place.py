@@ -6,6 +6,7 @@ The meaning of each setting is Kubernetes' own; on this machine they are not use
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -16,6 +17,8 @@ Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|k|M|G|T
 """Bytes as Kubernetes writes them: 512Mi, 8Gi."""
 
 DEFAULT = "default"
+#: Steps that read sources.
+READING = ("resolve", "ingest", "ingest_shard")
 #: Steps that train, and so may have nodes; `train_<model>` too.
 LEARNING = ("train", "prune")
 #: Cores of a step that waits for its nodes.
@@ -29,6 +32,15 @@ class Toleration(Section):
     operator: Literal["Exists", "Equal"] = "Equal"
     value: str | None = None
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+
+
+class Volume(Section):
+    """A volume of the cluster that holds images, such as one of a file server; only read."""
+
+    claim: str
+    """A PersistentVolumeClaim of the namespace."""
+    path: str = Field(pattern=r"^/[^\s:]*[^\s:/]$")
+    """Folder where pods see it."""
 
 
 class StepPlace(Section):
@@ -51,6 +63,9 @@ class StepPlace(Section):
     tolerations: tuple[Toleration, ...] = ()
     secrets: tuple[str, ...] = ()
     """Secrets of the namespace whose keys become environment variables, such as Kaggle's, where they are there."""
+    volumes: tuple[Volume, ...] = ()
+    """For the steps that read a source: `resolve`, `ingest` and `ingest_shard`. A source, or its metadata file, with a
+    path below one of them is read there and not uploaded."""
     priority: str | None = None
     """A priority class."""
     nodes: int = Field(1, ge=1, le=64)
@@ -122,6 +137,11 @@ class PlaceConfig(Section):
             if step.nodes > 1 and name not in LEARNING and not name.startswith(f"{LEARNING[0]}_"):
                 raise ValueError(f"steps.{name}.nodes: only {' and '.join(LEARNING)} can share work among nodes")
         return self
+
+    def on_volume(self, path: str) -> bool:
+        """Whether a path is one of a volume that every step which reads sources has."""
+        mounts = [{volume.path for volume in self.of_step(step, step).volumes} for step in READING]
+        return any(PurePosixPath(path).is_relative_to(mount) for mount in set.intersection(*mounts))
 
     def of_steps(self, uses: Mapping[str, str]) -> dict[str, StepPlace]:
         """The settings for each use of a step, given by use and step."""

@@ -46,12 +46,16 @@ def _sizes(asked: StepPlace, container: dict[str, Any]) -> Compared:
 
 
 def _folders(asked: StepPlace, spec: dict[str, Any], container: dict[str, Any]) -> Compared:
-    volumes = {item["name"]: item.get("emptyDir") or {} for item in spec.get("volumes", [])}
-    mounted = {item["mountPath"]: volumes.get(item["name"], {}) for item in container.get("volumeMounts", [])}
+    volumes = {item["name"]: item for item in spec.get("volumes", [])}
+    there = {item["mountPath"]: volumes.get(item["name"], {}) for item in container.get("volumeMounts", [])}
+    mounted = {path: volume.get("emptyDir") or {} for path, volume in there.items()}
     yield "scratch", quantity(asked.scratch), quantity(mounted.get(SCRATCH, {}).get("sizeLimit"))
     if asked.shm:
         yield "shm", quantity(asked.shm), quantity(mounted.get(SHM, {}).get("sizeLimit"))
         yield "shm in memory", "Memory", mounted.get(SHM, {}).get("medium")
+    for volume in asked.volumes:
+        claim = there.get(volume.path, {}).get("persistentVolumeClaim") or {}
+        yield f"volumes, {volume.path}", volume.claim, claim.get("claimName")
 
 
 def _placement(asked: StepPlace, spec: dict[str, Any]) -> Compared:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from medflow.config.sections import RunConfig
-from medflow.config.sections.place import PlaceConfig, StepPlace
+from medflow.config.sections.place import PlaceConfig, StepPlace, Volume
 from medflow.config.sections.stack import ClusterConfig, StackConfig
 from medflow.errors import ConfigError
 
@@ -118,8 +118,11 @@ def pod_settings(asked: StepPlace, cluster: ClusterConfig) -> dict[str, Any]:
         "resources": resources(asked),
         "node_selectors": asked.node_selector,
         "tolerations": [item.model_dump(mode="json", exclude_none=True) for item in asked.tolerations],
-        "volumes": [{"name": name, "emptyDir": folder} for name, _, folder in _folders(asked)],
-        "volume_mounts": [{"name": name, "mountPath": path} for name, path, _ in _folders(asked)],
+        "volumes": [*({"name": name, "emptyDir": folder} for name, _, folder in _folders(asked)), *_claims(asked)],
+        "volume_mounts": [
+            *({"name": name, "mountPath": path} for name, path, _ in _folders(asked)),
+            *({"name": name, "mountPath": volume.path, "readOnly": True} for name, volume in _sources(asked)),
+        ],
         # What a killed pod had said is stored up to the last second.
         "env": [{"name": "ZENML_LOGS_OTEL_SCHEDULE_DELAY_MILLIS", "value": "1000"}],
         "env_from": [{"secretRef": {"name": name, "optional": True}} for name in asked.secrets],
@@ -143,3 +146,14 @@ def _folders(asked: StepPlace) -> list[tuple[str, str, dict[str, str]]]:
     if asked.shm:
         found.append(("shm", SHM, {"medium": "Memory", "sizeLimit": asked.shm}))
     return found
+
+
+def _claims(asked: StepPlace) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "persistentVolumeClaim": {"claimName": volume.claim, "readOnly": True}}
+        for name, volume in _sources(asked)
+    ]
+
+
+def _sources(asked: StepPlace) -> list[tuple[str, Volume]]:
+    return [(f"source-{number}", volume) for number, volume in enumerate(asked.volumes)]

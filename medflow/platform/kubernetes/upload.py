@@ -6,6 +6,7 @@ from pathlib import Path
 
 from medflow import model_files, s3
 from medflow.config.sections import ImageTextModel, ModelConfig, RunConfig, SourceConfig
+from medflow.config.sections.place import PlaceConfig
 from medflow.errors import ConfigError
 from medflow.platform import stack, store_access
 
@@ -13,22 +14,23 @@ SOURCES, MODELS = "sources", "models"
 """In the artifact store, beside the artifacts."""
 
 
-def in_reach_of_pods(config: RunConfig) -> RunConfig:
+def in_reach_of_pods(config: RunConfig, place: PlaceConfig) -> RunConfig:
     """The same run, with every local file and folder that it reads put into the active stack's object store.
 
-    Those are the source, its metadata file, and what models start from. The same content is sent once, and gives the
+    Those are the source and its metadata file, unless they lie on a volume of the place, and what models start from.
+    The same content is sent once, and gives the
     same settings again. Raises ConfigError where the stack's artifact store is no S3 store, WeightsUnavailable where a
     model names no file, and what ``s3.upload`` does.
     """
     models = tuple(_model(model) for model in config.models)
-    return config.model_copy(update={"source": _source(config.source), "models": models})
+    return config.model_copy(update={"source": _source(config.source, place), "models": models})
 
 
-def _source(config: SourceConfig) -> SourceConfig:
+def _source(config: SourceConfig, place: PlaceConfig) -> SourceConfig:
     changes: dict[str, str] = {}
-    if config.kind in ("folder", "zip") and config.path:
+    if config.kind in ("folder", "zip") and config.path and not place.on_volume(config.path):
         changes |= {"kind": "s3", "path": s3.upload(Path(config.path), _place(SOURCES), store_access.of_store())}
-    if config.metadata and not s3.Place.is_meant(config.metadata):
+    if config.metadata and not s3.Place.is_meant(config.metadata) and not place.on_volume(config.metadata):
         path = Path(config.metadata).expanduser()
         changes["metadata"] = s3.upload_file(path, _place(SOURCES), store_access.of_store())
     return config.model_copy(update=changes)
