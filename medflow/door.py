@@ -43,6 +43,8 @@ DRAIN_BYTES = 16 * MAX_BODY_BYTES
 RETRY_AFTER_SECONDS = 1
 #: Names a file; while it is there, the service is being taken away, and no connection is kept for another request.
 LEAVING_VARIABLE = "MEDFLOW_LEAVING"
+#: How many images are decoded at a time, where memory holds fewer than there are cores: the largest takes 470 MiB.
+DECODERS_VARIABLE = "MEDFLOW_DECODERS"
 CURL = "curl -F image=@FILE http://HOST:PORT/predict"
 CURL_TEXT = "curl -F image=@FILE -F 'text=<REPORT.txt' http://HOST:PORT/predict"
 
@@ -106,7 +108,7 @@ class Door:
         self.model = model
         self.requests = 0
         self.bytes = 0
-        self._decoders = anyio.CapacityLimiter(cores())
+        self._decoders = anyio.CapacityLimiter(_decoders())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refusal = self.model.refusal
@@ -182,6 +184,10 @@ class Door:
         if status == 503:
             raise _busy()
         return status
+
+
+def _decoders() -> int:
+    return min(cores(), int(os.environ.get(DECODERS_VARIABLE, cores())))
 
 
 def _leaving() -> bool:

@@ -26,6 +26,7 @@ from PIL import Image
 
 from medflow import door
 from medflow.door import MAX_BODY_BYTES, MAX_IN_FLIGHT, PREDICT, Door
+from medflow.graph import cores
 from medflow.package import package
 from medflow.records import PixelSpec
 from medflow.server import Server, start_server
@@ -371,3 +372,10 @@ def test_while_it_leaves_no_connection_is_kept(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "leaving").touch()
     assert ask(entrance, upload(9))[1] == {"a": "b", "connection": "close"}
     assert ask(Door(_full, _Open()), upload(9))[1]["connection"] == "close"
+
+
+def test_no_more_images_are_decoded_at_a_time_than_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(door.DECODERS_VARIABLE, "1")
+    assert Door(_answering, _Open())._decoders.total_tokens == 1
+    monkeypatch.setenv(door.DECODERS_VARIABLE, "1000")
+    assert Door(_answering, _Open())._decoders.total_tokens == cores()

@@ -110,6 +110,13 @@ def test_no_pod_goes_before_another_answers_and_each_may_end_what_it_began() -> 
     assert pod["terminationGracePeriodSeconds"] > 20 + 30  # uploads and answers have 30 s (medflow.door)
 
 
+@pytest.mark.parametrize(("memory", "images"), [("256Mi", 1), ("1Gi", 1), ("2Gi", 3), ("2G", 2)])
+def test_no_more_images_are_decoded_at_a_time_than_memory_holds(memory: str, images: int) -> None:
+    (pod,) = pods(by_kind(a_release(memory=memory))["Deployment"])
+    given = {item["name"]: item["value"] for item in pod["spec"]["containers"][0]["env"]}
+    assert given[door.DECODERS_VARIABLE] == str(images)
+
+
 def test_selectors_select_the_pods_of_this_model_alone() -> None:
     made = by_kind(a_release())
     (own,) = pods(made["Deployment"])

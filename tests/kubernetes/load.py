@@ -37,7 +37,7 @@ class Load:
 
     def ask(self, post) -> None:
         try:
-            response = post(f"{self.url}/predict", files={"image": ("scan.png", self.image)}, timeout=60)
+            response = post(f"{self.url}/predict", files={"image": ("scan.png", self.image)}, timeout=120)
         except httpx.HTTPError as error:
             self.failed.append(f"{type(error).__name__}: {error}")
             return
@@ -48,11 +48,11 @@ class Load:
 
 
 @contextmanager
-def load(url: str, image: bytes) -> Iterator[Load]:
+def load(url: str, image: bytes, *, kept: int = KEPT, fresh: int = FRESH) -> Iterator[Load]:
     """Ask all the time in the block."""
     made = Load(url, image)
-    threads = [threading.Thread(target=made.keep_asking) for _ in range(KEPT)]
-    threads += [threading.Thread(target=made.ask_anew) for _ in range(FRESH)]
+    threads = [threading.Thread(target=made.keep_asking) for _ in range(kept)]
+    threads += [threading.Thread(target=made.ask_anew) for _ in range(fresh)]
     for thread in threads:
         thread.start()
     try:

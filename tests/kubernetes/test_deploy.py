@@ -5,6 +5,7 @@ Everything is done by an account that has the role medflow-deployer and no other
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -17,12 +18,14 @@ from typing import Any
 
 import handmade
 import httpx
+import numpy as np
 import pytest
 import registries
 import yaml
 from clusters import ROOT, RUNS, Cluster, Servers
 from commands import SMALL, Medflow
 from load import load
+from PIL import Image
 
 from medflow.config.sections.place import ServingPlace
 from medflow.config.sections.stack import StackConfig
@@ -310,6 +313,27 @@ def test_a_model_that_is_never_ready_is_taken_away_again(
 
 def _pods(deployer: Deployer) -> list[Any]:
     return deployer.cluster.json("-n", RUNS, "get", "pods", "-l", "medflow.dev/model=phantom")["items"]
+
+
+# -- size ----------------------------------------------------------------------------------------
+
+
+def test_the_largest_images_do_not_end_a_pod(serving: Deployer) -> None:
+    serving.deployed("phantom", "--from", "local", memory="1Gi", replicas=[1, 1])
+    (pod,) = wait("one pod is left", lambda: pods if len(pods := _pods(serving)) == 1 else None)
+    with load(serving.url, _largest(), kept=0, fresh=4) as asked:
+        wait("eight of them were answered", lambda: asked.answered.total() >= 8 or asked.failed)
+    assert asked.failed == []
+    (pod,) = _pods(serving)
+    assert pod["status"]["containerStatuses"][0]["restartCount"] == 0
+
+
+def _largest() -> bytes:
+    """Just below 100 million pixels in three channels; repetition makes it small as a file."""
+    rows = np.arange(9900, dtype=np.uint8)[:, None, None]
+    stream = io.BytesIO()
+    Image.fromarray(np.broadcast_to(rows, (9900, 9900, 3))).save(stream, "PNG")
+    return stream.getvalue()
 
 
 # -- rights --------------------------------------------------------------------------------------

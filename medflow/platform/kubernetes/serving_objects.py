@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from medflow.config.sections.place import ServingPlace
 from medflow.errors import PlatformError
+from medflow.platform.kubernetes.readback import quantity
 from medflow.platform.kubernetes.settings import CONTAINER_SECURITY, POD_SECURITY
 from medflow.records import Record
 
@@ -27,8 +28,10 @@ PORT = 3000
 PRIORITY = "medflow-serving"
 SCRATCH = "256Mi"
 LEAVING = "/tmp/leaving"
-#: medflow.door.LEAVING_VARIABLE, which is not imported: the door stands on the web framework.
-LEAVING_VARIABLE = "MEDFLOW_LEAVING"
+#: Those of medflow.door, which is not imported: it stands on the web framework.
+LEAVING_VARIABLE, DECODERS_VARIABLE = "MEDFLOW_LEAVING", "MEDFLOW_DECODERS"
+#: What a service needs besides (160 to 250 MiB, and 256 for uploads), and for the largest image that it takes (470).
+BASE_BYTES, DECODER_BYTES = 512 * 2**20, 512 * 2**20
 #: Uploads have 30 s and answers as long; what began before a pod left may end.
 ANSWER_SECONDS = 60
 START_SECONDS = 120
@@ -181,11 +184,19 @@ def _container(release: Release) -> Document:
         "readinessProbe": _probe("/readyz", period=2, failures=3),
         "livenessProbe": _probe("/livez", period=10, failures=6),
         # Those who send requests hear a little later that a pod leaves; meanwhile no connection is kept open for them.
-        "env": [{"name": LEAVING_VARIABLE, "value": LEAVING}],
+        "env": [
+            {"name": LEAVING_VARIABLE, "value": LEAVING},
+            {"name": DECODERS_VARIABLE, "value": str(_decoders(settings.memory))},
+        ],
         "lifecycle": {"preStop": {"exec": {"command": ["sh", "-c", f"touch {LEAVING}; sleep {settings.drain}"]}}},
         "securityContext": CONTAINER_SECURITY,
         "volumeMounts": [{"name": "scratch", "mountPath": "/tmp"}],
     }
+
+
+def _decoders(memory: str) -> int:
+    """How many of the largest images a pod's memory holds at a time; one, where it holds none."""
+    return max(1, int((quantity(memory) or 0) - BASE_BYTES) // DECODER_BYTES)
 
 
 def _probe(path: str, *, period: int, failures: int) -> Document:
