@@ -16,7 +16,9 @@ from zenml.integrations.kubernetes.manifest_utils import (
 from zenml.integrations.kubernetes.pod_settings import KubernetesPodSettings
 from zenml.utils.exception_utils import collect_exception_information
 
-from medflow.config.sections.place import PlaceConfig, StepPlace, Toleration, Volume
+from medflow.config.sections import RunConfig, SourceConfig, TimmModel
+from medflow.config.sections.place import READING, PlaceConfig, StepPlace, Toleration, Volume
+from medflow.config.sections.schedules import ScheduleConfig
 from medflow.config.sections.stack import StackConfig
 from medflow.errors import ChecksFailed, ConfigError, DownloadError, SplitError, TrainingError, WeightsUnavailable
 from medflow.platform import stack
@@ -24,6 +26,8 @@ from medflow.platform.context import StoredFiles
 from medflow.platform.kubernetes import logs, reasons, settings, watching
 from medflow.platform.kubernetes.cluster import Observed
 from medflow.platform.kubernetes.readback import dropped, quantity
+from medflow.platform.kubernetes.scheduling import wanting
+from medflow.platform.scheduling.records import Entry
 
 STACK = StackConfig.model_validate(
     {
@@ -274,3 +278,37 @@ def test_a_path_lies_on_a_volume_where_every_step_that_reads_it_has_one():
     assert place.on_volume("/images") and place.on_volume("/images/covid.zip")
     assert not any(place.on_volume(path) for path in ("/image", "/imagesets/x", "images/covid", "/"))
     assert not PlaceConfig(stack="a", steps={**place.steps, "ingest": StepPlace()}).on_volume("/images")
+
+
+@pytest.mark.parametrize(
+    ("change", "there"),
+    [
+        ({"source": SourceConfig(kind="folder", path="/images/covid", metadata="/images/lesions.csv")}, True),
+        ({"source": SourceConfig(kind="kaggle")}, True),
+        ({"source": SourceConfig(kind="folder", path="/mine/covid")}, False),
+        ({"source": SourceConfig(kind="folder", path="/images/covid", metadata="/mine/lesions.csv")}, False),
+        ({"models": (TimmModel(name="test_resnet", pretrained="/mine/w.safetensors"),)}, False),
+        ({"models": (TimmModel(name="test_resnet", pretrained="s3://bucket/w.safetensors"),)}, True),
+    ],
+)
+def test_a_schedule_of_a_cluster_reads_nothing_of_this_machine(change, there):
+    volumes = StepPlace(volumes=(Volume(claim="images", path="/images"),))
+    place = PlaceConfig(stack="a", steps={"default": StepPlace(), **dict.fromkeys(READING, volumes)})
+    config = RunConfig(dataset="phantom", **{"models": (TimmModel(name="test_resnet"),), **change})
+    entry = Entry(ScheduleConfig(name="nightly", dataset="phantom", cron="0 2 * * *"), config)
+    if there:
+        wanting._check_files(entry, place)
+        return
+    with pytest.raises(
+        ConfigError, match=r"schedule nightly: expected what pods can read again and again, found /mine"
+    ):
+        wanting._check_files(entry, place)
+
+
+def test_the_pod_that_looks_whether_data_changed_sees_the_volume_and_the_credentials():
+    looks = StepPlace(volumes=(Volume(claim="images", path="/images"),), secrets=("kaggle",))
+    place = PlaceConfig(stack="a", steps={"default": StepPlace(), **dict.fromkeys(READING, looks)})
+    schedule = ScheduleConfig(name="nightly", dataset="phantom", cron="0 2 * * *", only_when_the_data_changed=True)
+    config = RunConfig(dataset="phantom", models=(TimmModel(name="test_resnet"),))
+    given = wanting._place(Entry(schedule, config), place).orchestrator
+    assert (given.volumes, given.secrets, given.memory) == (looks.volumes, ("kaggle",), place.orchestrator.memory)

@@ -40,14 +40,21 @@ def outcomes(client, stack: StackConfig) -> dict[str, str]:
 
 def test_a_second_apply_changes_nothing(client) -> None:
     assert set(outcomes(client, config()).values()) == {"created"}
-    assert registration.differing(client, NAME, config()) == []
+    assert registration.differing(client, NAME, config(), ENVIRONMENT) == []
     assert set(outcomes(client, config()).values()) == {"unchanged"}
+
+
+def test_credentials_that_are_not_those_of_the_server_are_told(client) -> None:
+    outcomes(client, config())
+    stale = {**ENVIRONMENT, "AWS_SECRET_ACCESS_KEY": "renewed"}
+    assert registration.differing(client, NAME, config(), stale) == ["secret"]
+    assert registration.differing(client, NAME, config(), {}) == [], "a machine without any cannot tell"
 
 
 def test_a_store_at_another_uri_is_another_component_and_the_former_stays(client) -> None:
     outcomes(client, config())
     before = client.get_stack(NAME).components["artifact_store"][0]
-    assert registration.differing(client, NAME, config("s3://bucket/two")) == ["artifact_store"]
+    assert registration.differing(client, NAME, config("s3://bucket/two"), ENVIRONMENT) == ["artifact_store"]
     again = outcomes(client, config("s3://bucket/two"))
     assert (again["artifact_store"], again["stack"], again["orchestrator"]) == ("created", "updated", "unchanged")
     after = client.get_stack(NAME).components["artifact_store"][0]

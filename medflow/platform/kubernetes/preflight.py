@@ -7,7 +7,7 @@ limits of a step (`probe`); what nodes, quotas and rights allow is asked of the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from medflow.config.sections.place import PlaceConfig, StepPlace
 from medflow.config.sections.stack import StackConfig, StoreConfig
@@ -16,9 +16,6 @@ from medflow.platform.kubernetes import cluster, fitting, probing, trainjobs
 from medflow.platform.kubernetes.cluster import Cluster
 from medflow.platform.kubernetes.findings import Check, Finding
 from medflow.platform.kubernetes.registration import credentials
-
-if TYPE_CHECKING:
-    pass
 
 #: What who types `medflow run` must be allowed in the namespace: verb, group, resource.
 RIGHTS = (
@@ -38,7 +35,7 @@ SECONDS = 10
 
 def check(name: str, stack: StackConfig, place: PlaceConfig, environment: Mapping[str, str]) -> list[Finding]:
     """Every finding, those that are well included. What hangs on one that is amiss is not asked."""
-    found = [*_server(name, stack), *_store(stack, environment)]
+    found = [*_server(name, stack, environment), *_store(stack, environment)]
     try:
         here = cluster.connect(stack.cluster.context, stack.cluster.namespace)
     except PlatformError as error:
@@ -56,14 +53,14 @@ def check(name: str, stack: StackConfig, place: PlaceConfig, environment: Mappin
     return found
 
 
-def _server(name: str, stack: StackConfig) -> Iterator[Finding]:
+def _server(name: str, stack: StackConfig, environment: Mapping[str, str]) -> Iterator[Finding]:
     """The ZenML server takes the credentials, and has the stack as its YAML says."""
     from medflow.platform.kubernetes import registration
     from medflow.platform.stack import unregistered_client
 
     try:
         client = unregistered_client()
-        differing = registration.differing(client, name, stack)
+        differing = registration.differing(client, name, stack, environment)
     except Exception as error:  # whatever a client of a server that is not there raises
         text = f"{stack.server}: {type(error).__name__}: {error}"[:200]
         yield Finding.amiss(Check.SERVER, text, "check the address in the stack's YAML and ZENML_STORE_API_KEY")

@@ -42,8 +42,8 @@ def apply(client: Client, name: str, stack: StackConfig, environment: Mapping[st
     return done
 
 
-def differing(client: Client, name: str, stack: StackConfig) -> list[str]:
-    """The parts of a stack that are missing at the server, or not as the YAML says."""
+def differing(client: Client, name: str, stack: StackConfig, environment: Mapping[str, str] = os.environ) -> list[str]:
+    """The parts of a stack that are missing at the server, or not as the YAML and the credentials here say."""
     parts = components(name, stack)
     found = {kind: _component(client, kind, part) for kind, part in part_names(name, stack).items()}
     names = [
@@ -51,7 +51,8 @@ def differing(client: Client, name: str, stack: StackConfig) -> list[str]:
         for kind, (_, wanted) in parts.items()
         if found[kind] is None or any(found[kind].configuration.get(key) != value for key, value in wanted.items())
     ]
-    if _secret(client, name) is None:
+    secret = _secret(client, name)
+    if secret is None or _are_others(secret.secret_values, stack, environment):
         names.append("secret")
     if _found(lambda: client.get_stack(name, allow_name_prefix_match=False)) is None:
         names.append("stack")
@@ -147,6 +148,14 @@ def credentials(stack: StackConfig, environment: Mapping[str, str]) -> dict[str,
         )
     # ZenML insists on a token for every remote MLflow; a server that asks for none passes it over.
     return {"mlflow_token": "none", **{part: environment[variable] for part, variable in variables.items()}}
+
+
+def _are_others(kept: Mapping[str, str], stack: StackConfig, environment: Mapping[str, str]) -> bool:
+    """Whether the credentials of this machine, where it has any, are not those that pods get."""
+    try:
+        return dict(kept) != credentials(stack, environment)
+    except ConfigError:
+        return False
 
 
 def _reference(name: str, part: str) -> str:

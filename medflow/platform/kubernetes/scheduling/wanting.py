@@ -6,8 +6,7 @@ from typing import Any
 
 from zenml.client import Client
 
-from medflow import s3
-from medflow.config.sections import SourceConfig
+from medflow import model_files, s3
 from medflow.config.sections.place import PlaceConfig
 from medflow.config.sections.stack import StackConfig
 from medflow.errors import ConfigError
@@ -20,8 +19,8 @@ from medflow.records import digest_of
 
 
 def wanted(entry: Entry, place: PlaceConfig, name: str, stack: StackConfig) -> Wanted:
-    """One schedule of a file; ``name`` is the stack's. Raises ConfigError where no pod can see its source."""
-    _check_source(entry)
+    """One schedule of a file; ``name`` is the stack's. Raises ConfigError where no pod can see what it reads."""
+    _check_files(entry, place)
     frozen = Frozen(image=stack.image, code=_code(entry), settings=_settings(entry, place, name, stack))
     return Wanted(name=entry.schedule.name, timing=Timing.of(entry.schedule), frozen=frozen)
 
@@ -38,11 +37,13 @@ KEPT: dict[str, Any] = {"ttl_seconds_after_finished": None}
 
 
 def _place(entry: Entry, place: PlaceConfig) -> PlaceConfig:
-    """Where the orchestrator's pod looks at the source, it needs the credentials of the step that does."""
+    """Where the orchestrator's pod looks at the source, it needs credentials and volumes of the step that does."""
     if not entry.schedule.only_when_the_data_changed:
         return place
-    secrets = dict.fromkeys((*place.orchestrator.secrets, *place.of_step(LOOK, LOOK).secrets))
-    return place.model_copy(update={"orchestrator": place.orchestrator.model_copy(update={"secrets": tuple(secrets)})})
+    looks = place.of_step(LOOK, LOOK)
+    secrets = tuple(dict.fromkeys((*place.orchestrator.secrets, *looks.secrets)))
+    given = place.orchestrator.model_copy(update={"secrets": secrets, "volumes": looks.volumes})
+    return place.model_copy(update={"orchestrator": given})
 
 
 def _training(entry: Entry) -> Any:
@@ -78,12 +79,16 @@ def _settings(entry: Entry, place: PlaceConfig, name: str, stack: StackConfig) -
     )
 
 
-def _check_source(entry: Entry) -> None:
-    """A local folder could be sent once, and would never be looked at again."""
-    source: SourceConfig = entry.config.source
-    local = source.path if source.kind in ("folder", "zip") else source.metadata
-    if local and not s3.Place.is_meant(local):
-        raise ConfigError(
-            f"schedule {entry.schedule.name}: expected a source that pods can look at again, found {local}",
-            hint="give it as s3://BUCKET/PREFIX or kaggle, or run the schedule `on: local`",
-        )
+def _check_files(entry: Entry, place: PlaceConfig) -> None:
+    """What lies on this machine could be sent once, and would never be looked at again."""
+    source, models = entry.config.source, entry.config.models
+    folder = source.path if source.kind in ("folder", "zip") else None
+    sources = [path for path in (folder, source.metadata) if path and not place.on_volume(path)]
+    starts = [path for model in models for path in (model_files.weights_of(model), model_files.encoder_of(model))]
+    for path in (*sources, *starts):
+        if path and not s3.Place.is_meant(path):
+            raise ConfigError(
+                f"schedule {entry.schedule.name}: expected what pods can read again and again, found {path}",
+                hint="give it as s3://BUCKET/KEY, a source also as kaggle or on a volume, or run the schedule "
+                "`on: local`",
+            )
