@@ -33,15 +33,15 @@ def test_the_registry_has_every_image(cluster: Cluster, tag: str) -> None:
         assert done.returncode == 0, done.stderr
 
 
-def test_a_step_computes_without_a_gpu(cluster: Cluster, tag: str) -> None:
+def test_a_step_computes_without_a_gpu(cluster: Cluster, step_image: str) -> None:
     code = "import torch; print(torch.version.cuda, torch.cuda.is_available(), float(torch.ones(2, 2).sum()))"
-    cuda, available, total = _inside(cluster, f"{cluster.registry}/medflow-step:{tag}", "python", "-c", code).split()
+    cuda, available, total = _inside(cluster, step_image, "python", "-c", code).split()
     assert cuda.startswith("1") and (available, total) == ("False", "4.0")
 
 
-def test_a_step_finds_medflow_where_zenml_looks(cluster: Cluster, tag: str) -> None:
+def test_a_step_finds_medflow_where_zenml_looks(cluster: Cluster, step_image: str) -> None:
     code = "import os, pipelines.training, medflow; print(medflow.__file__, os.environ['ZENML_CUSTOM_SOURCE_ROOT'])"
-    answer = _inside(cluster, f"{cluster.registry}/medflow-step:{tag}", "python", "-c", code)
+    answer = _inside(cluster, step_image, "python", "-c", code)
     assert answer.splitlines()[-1] == "/app/medflow/__init__.py /app"
 
 
@@ -53,7 +53,7 @@ def test_the_service_image_is_small_and_has_no_torch(cluster: Cluster, tag: str)
     assert _inside(cluster, image, "python", "-c", code) == "['onnxruntime', 'bentoml']"
 
 
-def test_changed_code_is_one_small_layer_in_seconds(cluster: Cluster, tag: str, tmp_path: Path) -> None:
+def test_changed_code_is_one_small_layer_in_seconds(cluster: Cluster, step_image: str, tmp_path: Path) -> None:
     context = tmp_path / "context"
     for name in ("medflow", "steps", "materializers", "pipelines", "configs", "infra"):
         shutil.copytree(ROOT / name, context / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -67,7 +67,7 @@ def test_changed_code_is_one_small_layer_in_seconds(cluster: Cluster, tag: str, 
     try:
         assert done.returncode == 0, done.stderr  # without a network: nothing is installed again
         assert seconds < REBUILD_SECONDS
-        old = _layers(cluster, f"{cluster.registry}/medflow-step:{tag}")
+        old = _layers(cluster, step_image)
         new = _layers(cluster, "medflow-test-rebuild")
         shared = sum(a == b for a, b in zip(old, new, strict=True))
         assert shared >= len(old) - 3
