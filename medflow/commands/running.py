@@ -176,9 +176,9 @@ def runs(
         ("started (UTC)", "dataset", "status", "cached", "seconds", "model", "name", "run"),
         [_row(one) for one in found],
     )
-    for one in found:
-        if one.pods:
-            output.emit(f"logs and events of the pods of {one.name}: {one.pods}")
+    kept = next((one for one in found if one.pods), None)
+    if kept:
+        output.emit(f"\nwhat pods said: `medflow logs RUN`; files and events, of {kept.name}: {kept.pods}")
 
 
 def _row(item: RunSummary) -> tuple[str, ...]:

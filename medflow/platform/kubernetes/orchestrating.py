@@ -1,4 +1,4 @@
-"""The program of the pod that starts the steps: ZenML's own, with five things beside it.
+"""The program of the pod that starts the steps: ZenML's own, with six things beside it.
 
 A cache hit counts only if its artifacts are whole. The image must hold the code whose digest is in the cache keys. Each
 job is compared with what was asked, and is ended, with the reason, where no waiting can help. Logs and events of
