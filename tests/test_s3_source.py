@@ -338,5 +338,7 @@ def test_what_no_pod_can_see_is_put_into_the_stacks_store(url, tmp_path, monkeyp
     mounted = {"path": f"{tmp_path}/mounted/covid", "metadata": f"{tmp_path}/mounted/lesions.csv"}
     on_volume = SourceConfig(kind="folder", **mounted)
     assert sent(on_volume) == on_volume
+    with pytest.raises(ConfigError, match="neither on this machine nor on a volume"):
+        sent(SourceConfig(kind="folder", path="/nowhere/covid"))
     card = CARD.model_copy(update={"metadata": "lesions.csv"})
     assert fetch.resolve(config, card, access=store_access.of_store()).uri == config.path

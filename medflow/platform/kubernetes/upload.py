@@ -6,7 +6,7 @@ from pathlib import Path
 
 from medflow import model_files, s3
 from medflow.config.sections import ImageTextModel, ModelConfig, RunConfig, SourceConfig
-from medflow.config.sections.place import PlaceConfig
+from medflow.config.sections.place import READING, PlaceConfig
 from medflow.errors import ConfigError
 from medflow.platform import stack, store_access
 
@@ -29,11 +29,20 @@ def in_reach_of_pods(config: RunConfig, place: PlaceConfig) -> RunConfig:
 def _source(config: SourceConfig, place: PlaceConfig) -> SourceConfig:
     changes: dict[str, str] = {}
     if config.kind in ("folder", "zip") and config.path and not place.on_volume(config.path):
-        changes |= {"kind": "s3", "path": s3.upload(Path(config.path), _place(SOURCES), store_access.of_store())}
+        changes |= {"kind": "s3", "path": s3.upload(_here(config.path), _place(SOURCES), store_access.of_store())}
     if config.metadata and not s3.Place.is_meant(config.metadata) and not place.on_volume(config.metadata):
-        path = Path(config.metadata).expanduser()
-        changes["metadata"] = s3.upload_file(path, _place(SOURCES), store_access.of_store())
+        changes["metadata"] = s3.upload_file(_here(config.metadata), _place(SOURCES), store_access.of_store())
     return config.model_copy(update=changes)
+
+
+def _here(path: str) -> Path:
+    found = Path(path).expanduser()
+    if not found.exists():
+        raise ConfigError(
+            f"{path} is neither on this machine nor on a volume of the place",
+            hint=f"check the path; a volume must be given to each of {', '.join(READING)} in the place's YAML",
+        )
+    return found
 
 
 def _model(model: ModelConfig) -> ModelConfig:
