@@ -12,6 +12,7 @@ from threading import Thread
 from types import SimpleNamespace
 
 import pytest
+import squares
 import tiny
 import torch
 import yaml
@@ -22,7 +23,7 @@ from test_ranks import SHARED, losses
 from medflow import models
 from medflow.checkpoint import Checkpoints
 from medflow.config.reading import load
-from medflow.config.sections import TrainConfig
+from medflow.config.sections import PruneConfig, TrainConfig
 from medflow.config.sections.place import PlaceConfig, StepPlace, Toleration
 from medflow.config.sections.stack import ClusterConfig
 from medflow.errors import ConfigError, TrainingError
@@ -32,6 +33,7 @@ from medflow.platform.kubernetes.cluster import Cluster, Observed
 from medflow.platform.kubernetes.gathering import Gathered
 from medflow.platform.kubernetes.last_words import first_words
 from medflow.platform.kubernetes.readback import dropped
+from medflow.prune import narrow
 from medflow.records import Manifest
 from medflow.tracking import LocalFiles, Silent
 
@@ -292,3 +294,15 @@ def test_a_quota_must_leave_room_for_every_node_and_the_step_that_waits():
     asked, orchestrator = StepPlace(memory="4Gi", nodes=2), StepPlace(memory="1Gi")
     assert not list(fitting.quota_findings("train", asked, orchestrator, [quota("13Gi")]))
     assert list(fitting.quota_findings("train", asked, orchestrator, [quota("12Gi")]))
+
+
+def test_an_order_carries_a_pruned_network_too(tmp_path):
+    rows, pixels = squares.data(tmp_path / "pixels")
+    bundle = squares.torch_bundle(tmp_path / "bundle", squares.UNET, rows, pixels)
+    network, layers = narrow(bundle, PruneConfig(ratio=0.5))
+    order = nodes.Order(structure=network.structure, config=TrainConfig(), training="x", nodes=2)
+    files = LocalFiles(tmp_path / "folder")
+    nodes.give(files, order, network)
+    found = nodes.order_in(files)
+    assert found == order and found.structure.pruned == layers != ()
+    models.rebuild(found.structure).load_state_dict(models.tensors_of(network))
