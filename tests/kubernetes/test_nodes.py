@@ -218,7 +218,7 @@ def test_a_node_that_falls_ends_the_training_with_its_reason(trainer: Trainer) -
 
 
 def test_what_a_node_raises_is_what_the_step_says(trainer: Trainer) -> None:
-    done = finished(trainer.start("train.devices=2", "train.lr=1e30", "train.clip=0", nodes=2))
+    done = finished(trainer.start("train.devices=2", "train.lr=1e38", "train.clip=0", nodes=2))
     assert done.returncode != 0
     assert "TrainingError" in done.stderr and "the loss is" in done.stderr and "(attempt 2)" not in done.stderr
 
