@@ -76,7 +76,7 @@ def deploy(to: Target, release: Release, say: Say = say_line) -> Deployed:
     live = _live(objects, model)
     current, kept = _serving(live), release_in(_annotations(live), BEFORE)
     before = kept if current == release else current
-    known = rollout.told(to.cluster)
+    known = rollout.told(to.objects)
     _apply(objects, release, before, replicas=_replicas(live, release))
     why = _follow(to, release, known, say)
     if why is None:
@@ -151,7 +151,7 @@ def _follow(to: Target, release: Release, known: rollout.Told, say: Say) -> str 
     model, until = release.served.model, time.monotonic() + release.settings.timeout
     said = ""
     while True:
-        seen = rollout.look(to.objects, to.cluster, model, known)
+        seen = rollout.look(to.objects, model, known)
         if seen is None or release_in(_annotations(seen.deployment), RELEASE) != release:
             raise ServingError(f"{model} was deployed or taken away by another meanwhile", hint="medflow deployments")
         if rollout.settled(seen.deployment):

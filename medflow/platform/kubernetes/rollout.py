@@ -39,12 +39,12 @@ class Rollout:
         return int(self.deployment["spec"]["replicas"])
 
 
-def told(cluster: Cluster) -> Told:
+def told(objects: Objects) -> Told:
     """The events of now."""
-    return frozenset(_mark(event) for event in cluster.events())
+    return frozenset(_mark(event) for event in _events(objects))
 
 
-def look(objects: Objects, cluster: Cluster, model: str, known: Told) -> Rollout | None:
+def look(objects: Objects, model: str, known: Told) -> Rollout | None:
     """The rollout of a model as it is; None where there is no Deployment."""
     deployment = objects.get("apps/v1", "Deployment", object_name(model))
     if deployment is None:
@@ -55,7 +55,7 @@ def look(objects: Objects, cluster: Cluster, model: str, known: Told) -> Rollout
     labels = {**labels_of(model), "pod-template-hash": newest["metadata"]["labels"]["pod-template-hash"]}
     pods = sorted(objects.listed("v1", "Pod", labels), key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
     about = {newest["metadata"]["name"], *(pod["metadata"]["name"] for pod in pods)}
-    events = (event for event in cluster.events() if event["involvedObject"].get("name") in about)
+    events = (event for event in _events(objects) if event["involvedObject"].get("name") in about)
     return Rollout(deployment, Observed(newest, tuple(pods), tuple(e for e in events if _mark(e) not in known)))
 
 
@@ -131,6 +131,12 @@ def _newest(objects: Objects, deployment: Document, model: str) -> Document | No
 def _is_ready(pod: Document) -> bool:
     conditions = pod.get("status", {}).get("conditions") or []
     return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
+
+
+def _events(objects: Objects) -> list[Document]:
+    """Oldest first."""
+    found = objects.listed("v1", "Event", {})
+    return sorted(found, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
 
 
 def _mark(event: dict[str, Any]) -> tuple[str, int]:
