@@ -21,6 +21,8 @@ class Load:
     image: bytes
     answered: Counter[str] = field(default_factory=Counter)
     """Answers by the version of the Bento that gave them."""
+    postponed: int = 0
+    """How often the service was full and said when to come back; the request is then made again."""
     failed: list[str] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)
 
@@ -43,6 +45,10 @@ class Load:
             return
         if response.status_code == 200:
             self.answered[response.json()["model"]["version"]] += 1
+        elif response.status_code == 503 and "the service is busy" in response.text:
+            self.postponed += 1
+            time.sleep(float(response.headers["Retry-After"]))
+            self.ask(post)
         else:
             self.failed.append(f"{response.status_code}: {response.text[:200]}")
 

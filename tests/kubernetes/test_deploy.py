@@ -214,7 +214,8 @@ def test_an_update_and_the_way_back_lose_no_request(serving: Deployer) -> None:
         outcome = serving.deployed("phantom", "--previous")
         assert (outcome["model"], outcome["before"]) == ("phantom@1", "phantom@2")
         time.sleep(10)
-    print(f"{asked.answered.total()} requests answered, {len(asked.failed)} failed: {dict(asked.answered)}")
+    print(f"{asked.answered.total()} requests answered, {asked.postponed} times told to come back, "
+          f"{len(asked.failed)} failed: {dict(asked.answered)}")  # fmt: skip
     assert asked.failed == []
     assert set(asked.answered) == {first, second} and first != second
     assert min(asked.answered.values()) > 100
