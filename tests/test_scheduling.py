@@ -159,6 +159,7 @@ def test_a_fire_that_never_reached_the_server_is_told_with_its_reason():
     lost = Fire(job="medflow-1", at=at, ended=NOW, reason="exit code 1; its pod said: CredentialsNotValid")
     (text,) = told(fires=(lost,))
     assert "never reached ZenML (job medflow-1)" in text and "CredentialsNotValid" in text
+    assert told(fires=(lost.model_copy(update={"at": at - timedelta(days=8)}),)) == [], "a week ago"
     waiting = lost.model_copy(update={"ended": None, "reason": "unschedulable"})
     assert "has not reached ZenML yet" in told(fires=(waiting,))[0]
     assert told(fires=(waiting.model_copy(update={"reason": None}),)) == [], "it has just begun"
@@ -167,7 +168,7 @@ def test_a_fire_that_never_reached_the_server_is_told_with_its_reason():
 def test_of_runs_only_the_last_one_s_failure_is_told():
     at = NOW.replace(minute=0, second=0)
     failed = Fire(job="a", at=at - timedelta(hours=1), ended=at, run_id="r1", run_status="failed", reason="no room")
-    assert "ended as failed (r1): no room" in told(fires=(failed,))[0]
+    assert "failed (r1): no room" in told(fires=(failed,))[0]
     assert told(fires=(failed, failed.model_copy(update={"run_id": "r2", "run_status": "skipped"}))) == []
 
 

@@ -107,9 +107,17 @@ def delete(name: Name, as_json: JsonOption = False) -> None:
     """
     _enter(name)
     from medflow.platform.kubernetes import registration
+    from medflow.platform.kubernetes.scheduling import observing
     from medflow.platform.stack import unregistered_client
 
-    _tell(registration.delete(unregistered_client(), stack_name(name)), as_json)
+    client = unregistered_client()
+    scheduled = [item.name for item in observing.registered(stack_name(name))]
+    if scheduled:
+        raise PlatformError(
+            f"schedules run on this stack: {', '.join(scheduled)}",
+            hint="take them out of their file, and `medflow schedule apply` it first",
+        )
+    _tell(registration.delete(client, stack_name(name)), as_json)
 
 
 def _enter(name: str) -> StackConfig:

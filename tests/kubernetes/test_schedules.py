@@ -17,7 +17,7 @@ import pytest
 import requests
 import yaml
 from clusters import BUCKET, ROOT, RUNS, Servers
-from commands import PLACE, Medflow
+from commands import PLACE, TRAIN, Medflow
 
 pytestmark = [pytest.mark.timeout(3600)]
 DATASET = "chest_xray_pneumonia"
@@ -288,3 +288,158 @@ def test_what_the_file_no_longer_names_is_gone(schedules: Schedules) -> None:
     assert schedules.zenml.schedules() == []
     assert token not in schedules.secrets()
     assert schedules.plan(0) == {"changes": [], "faults": [], "local": []}
+
+
+# -- with fires -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def source(schedules: Schedules) -> str:
+    """The dataset's twin in the object store; other seeds give other images."""
+    place = f"{schedules.medflow.store_folder}-images"
+    put_twin(schedules, place, seed=0)
+    return place
+
+
+def put_twin(schedules: Schedules, place: str, seed: int) -> None:
+    folder = schedules.medflow.folder / f"twin-{seed}"
+    words = ("phantom", DATASET, "--to", str(folder), "--images", "90", "--seed", str(seed))
+    assert schedules.medflow.elsewhere("twins")(*words).returncode == 0
+    store = schedules.medflow.cluster.store.client
+    for path in folder.rglob("*"):
+        if path.is_file():
+            store.upload_file(str(path), BUCKET, f"{place}/{path.relative_to(folder).as_posix()}")
+
+
+def minutely(source: str, **changes: Any) -> dict[str, Any]:
+    given: dict[str, Any] = {"cron": "* * * * *", "source": f"s3://{BUCKET}/{source}", "paused": False, **changes}
+    return entry(**given)
+
+
+def run_of(schedules: Schedules, name: str, after: int = 0, seconds: float = 240) -> str:
+    """The run of a schedule's newest fire, as soon as one has reached ZenML beyond those that had before."""
+
+    def newest() -> str | None:
+        runs = [job["metadata"]["annotations"].get("zenml.io/run-id") for job in schedules.jobs(name)]
+        return runs[-1] if len(runs) > after and runs[-1] else None
+
+    return await_that(newest, seconds, f"no fire of {name} reached ZenML")
+
+
+def ended(schedules: Schedules, run_id: str, seconds: float = 1500) -> dict[str, Any]:
+    def finished() -> dict[str, Any] | None:
+        run = schedules.zenml.run(run_id)
+        return run if run["body"]["status"] in ("completed", "failed", "stopped", "skipped") else None
+
+    return await_that(finished, seconds, f"run {run_id} did not end")
+
+
+def await_that(ask: Callable[[], Any], seconds: float, otherwise: str) -> Any:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if (found := ask()) is not None:
+            return found
+        time.sleep(1)
+    raise AssertionError(otherwise)
+
+
+def settle(schedules: Schedules) -> None:
+    """Apply until nothing waits for a run: its job ends a moment after it."""
+    until = time.monotonic() + 240
+    while True:
+        done = schedules.medflow("schedule", "apply", str(schedules.write()), "--json")
+        if done.returncode == 0:
+            return
+        assert "because a run goes on" in done.stderr and time.monotonic() < until, done.stderr
+
+
+def test_it_really_fires_and_no_second_run_starts_beside_it(schedules: Schedules, source: str) -> None:
+    schedules.entries = {"minutely": minutely(source)}
+    assert schedules.apply() == {"minutely": "created"}
+    run_id = run_of(schedules, "minutely")
+    started = time.monotonic()
+    await_that(lambda: time.monotonic() - started > 190 or None, 200, "")
+    if "running" in schedules.zenml.run(run_id)["body"]["status"]:
+        assert "left out because the run before went on" in schedules.plan(9)["faults"][0]["text"]
+    schedules.entries["minutely"]["paused"] = True
+    assert schedules.apply(9) == {"minutely": "waits"}, "its token would end with its schedule"
+    assert schedules.cron_job("minutely")["spec"]["suspend"]
+    run = ended(schedules, run_id)
+    print(f"first fire: {time.monotonic() - started:.0f} s")
+    assert run["body"]["status"] == "completed"
+    assert len(schedules.jobs("minutely")) == 1
+    assert not steps_of(schedules, run_id, "cached")
+    assert any(name.endswith("events.json") for name in schedules.medflow.objects(f"runs/{run_id}/pods/"))
+    settle(schedules)
+    assert schedules.plan(0)
+
+
+def steps_of(schedules: Schedules, run_id: str, status: str) -> set[str]:
+    params = {"pipeline_run_id": run_id, "size": 100}
+    items = schedules.zenml("get", "steps", params=params)["items"]
+    return {item["name"] for item in items if item["body"]["status"] == status}
+
+
+def test_the_next_fire_starts_only_the_uncached_steps_and_a_rival_gives_way(schedules: Schedules, source: str) -> None:
+    schedules.entries = {"minutely": minutely(source), "rival": minutely(source)}
+    assert schedules.apply() == {"minutely": "updated", "rival": "created"}
+    runs = [run_of(schedules, "minutely", after=1), run_of(schedules, "rival")]
+    started = time.monotonic()
+    for item in schedules.entries.values():
+        item["paused"] = True
+    schedules.medflow("schedule", "apply", str(schedules.write()))
+    first, second = sorted((ended(schedules, run_id) for run_id in runs), key=lambda run: run["body"]["status"])
+    print(f"second fire: {time.monotonic() - started:.0f} s")
+    assert (first["body"]["status"], second["body"]["status"]) == ("completed", "skipped")
+    assert "is going on already" in second["body"]["status_reason"]
+    assert steps_of(schedules, first["id"], "completed") == UNCACHED
+    assert {name for name in schedules.medflow.pods(first["id"]) if name} == UNCACHED
+    del schedules.entries["rival"]
+    settle(schedules)
+
+
+def test_only_when_the_data_changed_it_trains_again(schedules: Schedules, source: str) -> None:
+    schedules.entries = {"minutely": minutely(source, only_when_the_data_changed=True)}
+    assert schedules.apply() == {"minutely": "re-created"}
+    left_out = ended(schedules, run_of(schedules, "minutely"))
+    assert left_out["body"]["status"] == "skipped"
+    assert "data, code and settings are those of chest_xray_pneumonia-" in left_out["body"]["status_reason"]
+    assert not schedules.medflow.pods(left_out["id"])
+    put_twin(schedules, source, seed=1)
+    run_id = await_that(lambda: training_run(schedules), 300, "new images trained nothing")
+    await_that(lambda: steps_of(schedules, run_id, "completed") & {TRAIN} or None, 900, "the training did not end")
+    token = token_of(schedules, "minutely")
+    done = schedules.medflow("stack", "stop", str(schedules.medflow.stack), run_id)
+    assert done.returncode == 0, done.stderr
+    assert schedules.zenml.run(run_id)["body"]["status"] == "stopped"
+    assert token in schedules.secrets(), "the next run needs it"
+
+
+def training_run(schedules: Schedules) -> str | None:
+    """The run of the newest fire, where it was not left out."""
+    run_id = schedules.jobs("minutely")[-1]["metadata"]["annotations"].get("zenml.io/run-id")
+    return run_id if run_id and steps_of(schedules, run_id, "completed") else None
+
+
+def test_a_fire_that_never_reaches_zenml_is_told(schedules: Schedules, source: str) -> None:
+    path, value = schedules.zenml.key("lost")
+    schedules.sign_in(value)
+    schedules.entries = {"minutely": minutely(source, settings={**SETTINGS, "split.seed": 9}, paused=True)}
+    settle(schedules)
+    schedules.entries["minutely"]["paused"] = False
+    assert schedules.apply() == {"minutely": "updated"}
+    schedules.zenml("delete", path)
+    schedules.sign_in(schedules.zenml.key("schedules")[1])
+    await_that(lambda: failed_job(schedules), 240, "the fire did not fail")
+    found = schedules.plan(9)
+    assert found["changes"][0]["why"] == ["the API key that it was made with is gone from the server"]
+    texts = [fault["text"] for fault in found["faults"]]
+    assert any("never reached ZenML" in text and "CredentialsNotValid" in text for text in texts), texts
+    schedules.entries.clear()
+    assert schedules.apply() == {"minutely": "deleted"}
+    assert schedules.zenml.schedules() == []
+
+
+def failed_job(schedules: Schedules) -> dict[str, Any] | None:
+    conditions = [(job, item) for job in schedules.jobs("minutely") for item in job["status"].get("conditions", [])]
+    return next((job for job, item in conditions if item["type"] == "Failed"), None)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -141,6 +143,34 @@ class Cluster:
             if error.status == NOT_FOUND:
                 return None
             raise
+
+
+@contextmanager
+def refusals_told() -> Iterator[None]:
+    """Within this block what the API server refuses, or leaves unanswered, is a PlatformError."""
+    from kubernetes.client import ApiException
+    from urllib3.exceptions import HTTPError
+
+    try:
+        yield
+    except ApiException as error:
+        raise PlatformError(
+            f"the cluster refuses ({error.status} {error.reason}): {_said(str(error.body or ''))}",
+            hint="bind the role medflow-client (infra/kubernetes/base/roles.yaml) to who the context signs in as",
+        ) from error
+    except HTTPError as error:
+        raise PlatformError(
+            f"the cluster's API server does not answer: {type(error).__name__}",
+            hint="check that the cluster runs, and KUBECONFIG",
+        ) from error
+
+
+def _said(body: str) -> str:
+    """The words of an answer, which is JSON where the API server itself wrote it."""
+    try:
+        return str(json.loads(body)["message"])
+    except (ValueError, KeyError, TypeError):
+        return body[:300]
 
 
 def connect(context: str, namespace: str) -> Cluster:

@@ -22,6 +22,8 @@ from medflow.platform.scheduling.records import (
 
 #: A fire may come this much late before it is told as missed.
 GRACE = timedelta(minutes=2)
+#: Fires that never reached ZenML are told for so long, whatever came after them.
+RECENT = timedelta(days=7)
 #: Missed fires are counted up to here.
 MANY = 1000
 
@@ -99,14 +101,14 @@ def _told(value: object) -> str:
 
 
 def faults(standing: Sequence[Standing], now: datetime) -> tuple[Fault, ...]:
-    """Fires that were missed, that never reached ZenML, whose run failed or was left out, and the cluster's warnings.
+    """Fires that were missed, that never reached ZenML, whose run failed, and the cluster's warnings.
 
     ``now`` knows its zone.
     """
     return tuple(
         Fault(name=item.name, text=text)
         for item in standing
-        for text in (*_missed(item, now), *_unreached(item), *_last_run(item), *item.warnings)
+        for text in (*_missed(item, now), *_unreached(item, now), *_last_run(item), *item.warnings)
     )
 
 
@@ -117,7 +119,7 @@ def _missed(stands: Standing, now: datetime) -> Iterator[str]:
     try:
         due = cron.fires(stands.timing.cron, stands.timing.time_zone or "UTC", after, now - GRACE)
         late = list(islice(due, MANY))
-    except ValueError as problem:  # edited by hand; the change says so
+    except (ValueError, KeyError) as problem:  # edited by hand; the change says so
         yield f"its cron cannot be read: {problem}"
         return
     busy = [moment for moment in late if any(_went_on(fire, moment) for fire in stands.fires)]
@@ -144,9 +146,9 @@ def _at(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
-def _unreached(stands: Standing) -> Iterator[str]:
+def _unreached(stands: Standing, now: datetime) -> Iterator[str]:
     for fire in stands.fires:
-        if fire.run_id is None and (fire.ended or fire.reason):
+        if fire.run_id is None and (fire.ended or fire.reason) and now - fire.at < RECENT:
             state = "never reached ZenML" if fire.ended else "has not reached ZenML yet"
             yield f"the fire of {_at(fire.at)} {state} (job {fire.job}): {fire.reason or 'it did not tell why'}"
 
@@ -154,5 +156,5 @@ def _unreached(stands: Standing) -> Iterator[str]:
 def _last_run(stands: Standing) -> Iterator[str]:
     """Of the newest fire alone: what failed before has been overtaken."""
     for fire in stands.fires[-1:]:
-        if fire.run_id is not None and fire.run_status in ("failed", "stopped", "cancelled"):
-            yield f"the run of {_at(fire.at)} ended as {fire.run_status} ({fire.run_id}): {fire.reason or 'no reason'}"
+        if fire.run_id is not None and fire.run_status == "failed":
+            yield f"the run of {_at(fire.at)} failed ({fire.run_id}): {fire.reason or 'no reason was told'}"

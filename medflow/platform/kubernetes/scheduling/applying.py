@@ -40,7 +40,8 @@ class Scheduler:
         self.entries = {entry.schedule.name: (entry, place) for entry, place in entries}
         self.here: Cluster = cluster.connect(stack.cluster.context, stack.cluster.namespace)
         self.wanted = {item.name: item for item in (wanting.wanted(*entry, name, stack) for entry in entries)}
-        self.standing = {item.name: item for item in observing.standing(self.here, name)}
+        with cluster.refusals_told():
+            self.standing = {item.name: item for item in observing.standing(self.here, name)}
         self.registered = {item.name: item for item in observing.registered(name)}
 
     def changes(self) -> tuple[Change, ...]:
@@ -58,7 +59,8 @@ class Scheduler:
         changes = self.changes()
         makes = any(change.action in (Action.CREATE, Action.RECREATE) for change in changes)
         key = credentials.ours() if makes else ""
-        return tuple(self._apply(change, key, say) for change in changes)
+        with cluster.refusals_told():
+            return tuple(self._apply(change, key, say) for change in changes)
 
     def _apply(self, change: Change, key: str, say: Callable[[str], None]) -> Applied:
         name = change.name

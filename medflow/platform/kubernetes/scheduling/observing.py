@@ -6,9 +6,10 @@ from datetime import datetime
 from typing import Any
 
 from zenml.client import Client
+from zenml.enums import ExecutionStatus
 from zenml.integrations.kubernetes.constants import RUN_ID_ANNOTATION_KEY
 
-from medflow.platform.kubernetes import reasons
+from medflow.platform.kubernetes import reasons, watching
 from medflow.platform.kubernetes.cluster import Cluster, Observed
 from medflow.platform.kubernetes.scheduling import credentials, marks
 from medflow.platform.scheduling.records import Fire, Frozen, Key, Registered, Standing
@@ -61,7 +62,7 @@ def _standing(here: Cluster, name: str, cron_job: dict[str, Any], events: list[d
         since=given.since if given else moment(cron_job["metadata"]["creationTimestamp"]),
         last_fire=moment(last) if last else None,
         fires=tuple(_fire(here, seen) for seen in here.jobs_of(cron_job, events)),
-        warnings=tuple(_warning(event) for event in events if _is_warning(event, job)),
+        warnings=tuple(_warning(event) for event in events if _is_warning(event, cron_job)),
     )
 
 
@@ -88,11 +89,16 @@ def _fire(here: Cluster, seen: Observed) -> Fire:
 
 
 def _run(run_id: str) -> tuple[str, str | None]:
+    """Status of a run, and its reason where there is one."""
+    client = Client()
     try:
-        run = Client().get_pipeline_run(run_id)
+        run = client.get_pipeline_run(run_id)
     except KeyError:
         return "gone from the server", None
-    return run.status.value, run.get_body().status_reason
+    if run.status != ExecutionStatus.FAILED:
+        return run.status.value, run.get_body().status_reason
+    steps = client.list_run_steps(pipeline_run_id=run_id, size=1000, hydrate=True, exclude_retried=True).items
+    return run.status.value, watching.why(run, {step.name: step for step in steps})
 
 
 def _why(here: Cluster, seen: Observed) -> str | None:
@@ -111,9 +117,8 @@ def _ended(job: dict[str, Any]) -> datetime | None:
     return moment(text) if text else None
 
 
-def _is_warning(event: dict[str, Any], job: str) -> bool:
-    about = event["involvedObject"]
-    return event.get("type") == "Warning" and about.get("kind") == "CronJob" and about.get("name") == job
+def _is_warning(event: dict[str, Any], cron_job: dict[str, Any]) -> bool:
+    return event.get("type") == "Warning" and event["involvedObject"].get("uid") == cron_job["metadata"]["uid"]
 
 
 def _warning(event: dict[str, Any]) -> str:

@@ -21,19 +21,32 @@ from medflow.records import digest_of
 def wanted(entry: Entry, place: PlaceConfig, name: str, stack: StackConfig) -> Wanted:
     """One schedule of a file; ``name`` is the stack's. Raises ConfigError where no pod can see what it reads."""
     _check_files(entry, place)
-    frozen = Frozen(image=stack.image, code=_code(entry), settings=_settings(entry, place, name, stack))
+    pipeline = _training(entry)
+    pipeline.prepare()
+    frozen = Frozen(
+        image=stack.image,
+        code=_code(pipeline),
+        settings=_settings(entry, pipeline, _place(entry, place), name, stack),
+    )
     return Wanted(name=entry.schedule.name, timing=Timing.of(entry.schedule), frozen=frozen)
 
 
 def pipeline_of(entry: Entry, place: PlaceConfig, stack: StackConfig) -> Any:
     """The training of a schedule, with image, sizes, deadlines and retries of its pods."""
-    configured = running.placed(_training(entry), _place(entry, place), stack)
-    kept = {"orchestrator": {**settings.of_run(_place(entry, place), stack)["orchestrator"], **KEPT}}
-    return configured.with_options(settings=kept, extra={ONLY_WHEN_CHANGED: entry.schedule.only_when_the_data_changed})
+    place = _place(entry, place)
+    given = {"orchestrator": {**settings.of_run(place, stack)["orchestrator"], **KEPT}}
+    extra = {ONLY_WHEN_CHANGED: entry.schedule.only_when_the_data_changed}
+    return running.placed(_training(entry), place, stack).with_options(settings=given, extra=extra)
 
 
 #: Jobs of a schedule stay until newer ones take their place, so that what failed in the night is told in the morning.
 KEPT: dict[str, Any] = {"ttl_seconds_after_finished": None}
+
+
+def _training(entry: Entry) -> Any:
+    from pipelines.training import training
+
+    return training(runs.settled(entry.config))
 
 
 def _place(entry: Entry, place: PlaceConfig) -> PlaceConfig:
@@ -46,25 +59,15 @@ def _place(entry: Entry, place: PlaceConfig) -> PlaceConfig:
     return place.model_copy(update={"orchestrator": given})
 
 
-def _training(entry: Entry) -> Any:
-    from pipelines.training import training
-
-    return training(runs.settled(entry.config))
-
-
-def _code(entry: Entry) -> str:
-    pipeline = _training(entry)
-    pipeline.prepare()
+def _code(pipeline: Any) -> str:
+    """Of what each step's cache key holds of code and of files."""
     uses = pipeline.invocations.items()
     return digest_of({use: invocation.step.configuration.environment for use, invocation in uses})
 
 
-def _settings(entry: Entry, place: PlaceConfig, name: str, stack: StackConfig) -> str:
+def _settings(entry: Entry, pipeline: Any, place: PlaceConfig, name: str, stack: StackConfig) -> str:
     """Of everything else that is sent to ZenML; the kubeconfig's context is each user's own."""
-    pipeline = _training(entry)
-    pipeline.prepare()
     uses = {use: str(invocation.step.name) for use, invocation in pipeline.invocations.items()}
-    where = _place(entry, place)
     parts = {
         kind.value: {key: value for key, value in given.items() if key != "kubernetes_context"}
         for kind, (_, given) in registration.components(name, stack).items()
@@ -73,7 +76,7 @@ def _settings(entry: Entry, place: PlaceConfig, name: str, stack: StackConfig) -
         {
             "run": runs.settled(entry.config).model_dump(mode="json", by_alias=True),
             "only": entry.schedule.only_when_the_data_changed,
-            "pods": [settings.of_run(where, stack), settings.of_steps(where, uses, stack)],
+            "pods": [settings.of_run(place, stack), KEPT, settings.of_steps(place, uses, stack)],
             "stack": [str(Client().active_stack_model.id), stack.server, parts],
         }
     )
