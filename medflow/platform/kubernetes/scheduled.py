@@ -14,7 +14,6 @@ from zenml.models import PipelineSnapshotResponse
 from zenml.pipelines.run_utils import create_placeholder_run
 
 from medflow.errors import MedflowError
-from medflow.platform import unchanged
 from medflow.platform.kubernetes import running
 from medflow.platform.kubernetes.cluster import Cluster
 
@@ -54,6 +53,8 @@ def needless(snapshot: PipelineSnapshotResponse, run_id: str, here: Cluster) -> 
         return f"a run of {dataset} is going on already: {before[0].name}"
     if not snapshot.pipeline_configuration.extra.get(ONLY_WHEN_CHANGED):
         return None
+    from medflow.platform import unchanged  # only here: it loads every dataset
+
     try:
         return unchanged.reason(dataset, snapshot.step_configurations)
     except MedflowError as problem:

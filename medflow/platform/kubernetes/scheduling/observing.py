@@ -74,6 +74,7 @@ def snapshot_of(cron_job: dict[str, Any]) -> str:
 
 
 def _fire(here: Cluster, seen: Observed) -> Fire:
+    """One job of a CronJob: when it was due, how far it came, and why no further."""
     facts = seen.job["metadata"]
     annotations = facts.get("annotations", {})
     run_id = annotations.get(RUN_ID_ANNOTATION_KEY)
@@ -81,7 +82,7 @@ def _fire(here: Cluster, seen: Observed) -> Fire:
     return Fire(
         job=seen.name,
         at=moment(annotations.get(DUE) or facts["creationTimestamp"]),
-        ended=_ended(seen.job),
+        ended=ended(seen.job),
         run_id=run_id,
         run_status=status,
         reason=reason,
@@ -105,12 +106,18 @@ def _why(here: Cluster, seen: Observed) -> str | None:
     """Why a job has no run: what the cluster says, and the last word of its pod."""
     reason = reasons.fatal(seen) or reasons.ended(seen) or reasons.pending(seen)
     log = here.log(seen.pods[-1]["metadata"]["name"]) if reason and seen.pods else None
-    said = [line.partition(" ")[2].strip() for line in (log or "").splitlines()]
-    last = next((line for line in reversed(said) if line), "")
-    return f"{reason}; its pod said: {last[:300]}" if reason and last else reason
+    said = last_words(log or "")
+    return f"{reason}; its pod said: {said}" if said else reason
 
 
-def _ended(job: dict[str, Any]) -> datetime | None:
+def last_words(log: str) -> str:
+    """The last line of a pod's log that says anything, without its time."""
+    said = [line.partition(" ")[2].strip() for line in log.splitlines()]
+    return next((line[:300] for line in reversed(said) if line), "")
+
+
+def ended(job: dict[str, Any]) -> datetime | None:
+    """When a job was over; None while it, or a pod of it, goes on."""
     status = job.get("status", {})
     over = [item for item in status.get("conditions") or [] if item["type"] in ("Complete", "Failed")]
     text = status.get("completionTime") or next((item["lastTransitionTime"] for item in over), None)
