@@ -169,7 +169,7 @@ def test_of_runs_only_the_last_one_s_failure_is_told():
     at = NOW.replace(minute=0, second=0)
     failed = Fire(job="a", at=at - timedelta(hours=1), ended=at, run_id="r1", run_status="failed", reason="no room")
     assert "failed (r1): no room" in told(fires=(failed,))[0]
-    assert told(fires=(failed, failed.model_copy(update={"run_id": "r2", "run_status": "skipped"}))) == []
+    assert told(fires=(failed, failed.model_copy(update={"run_id": "r2", "run_status": "stopped"}))) == []
 
 
 # -- this machine ---------------------------------------------------------------------------------

@@ -53,8 +53,12 @@ class Zenml:
         return f"service_accounts/{account['id']}/api_keys/{made['id']}", made["body"]["key"]
 
     def schedules(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self("get", "schedules", params={"is_archived": False, "size": 100})["items"]
-        return [item for item in found if item["name"].startswith("medflow runs: ")]
+        """Those of this file's dataset."""
+        found = []
+        for pipeline in self("get", "pipelines", params={"name": DATASET})["items"]:
+            params = {"pipeline_id": pipeline["id"], "is_archived": False, "size": 100}
+            found += self("get", "schedules", params=params)["items"]
+        return found
 
     def forget(self, schedule: dict[str, Any]) -> None:
         self("delete", f"schedules/{schedule['id']}", params={"soft": False})
@@ -132,10 +136,9 @@ def schedules(medflow: Medflow, servers: Servers) -> Iterator[Schedules]:
 
 
 def _clear(found: Schedules) -> None:
-    """Nothing of this file, whatever a session left."""
-    for item in found.kube("get", "cronjobs", "-l", "medflow/schedule")["items"]:
-        if item["metadata"]["annotations"].get("medflow/stack") == "runs":
-            found.medflow.cluster.kubectl("-n", RUNS, "delete", "cronjob", item["metadata"]["name"])
+    """No schedule of this file's dataset, whatever a session left."""
+    selector = f"medflow/schedule,pipeline={DATASET}"
+    found.medflow.cluster.kubectl("-n", RUNS, "delete", "cronjobs", "-l", selector)
     for item in found.zenml.schedules():
         found.zenml.forget(item)
 
@@ -329,7 +332,7 @@ def run_of(schedules: Schedules, name: str, after: int = 0, seconds: float = 240
 def ended(schedules: Schedules, run_id: str, seconds: float = 1500) -> dict[str, Any]:
     def finished() -> dict[str, Any] | None:
         run = schedules.zenml.run(run_id)
-        return run if run["body"]["status"] in ("completed", "failed", "stopped", "skipped") else None
+        return run if run["body"]["status"] in ("completed", "failed", "stopped") else None
 
     return await_that(finished, seconds, f"run {run_id} did not end")
 
@@ -391,7 +394,7 @@ def test_the_next_fire_starts_only_the_uncached_steps_and_a_rival_gives_way(sche
     schedules.medflow("schedule", "apply", str(schedules.write()))
     first, second = sorted((ended(schedules, run_id) for run_id in runs), key=lambda run: run["body"]["status"])
     print(f"second fire: {time.monotonic() - started:.0f} s")
-    assert (first["body"]["status"], second["body"]["status"]) == ("completed", "skipped")
+    assert (first["body"]["status"], second["body"]["status"]) == ("completed", "stopped")
     assert "is going on already" in second["body"]["status_reason"]
     assert steps_of(schedules, first["id"], "completed") == UNCACHED
     assert {name for name in schedules.medflow.pods(first["id"]) if name} == UNCACHED
@@ -403,11 +406,11 @@ def test_only_when_the_data_changed_it_trains_again(schedules: Schedules, source
     schedules.entries = {"minutely": minutely(source, only_when_the_data_changed=True)}
     assert schedules.apply() == {"minutely": "re-created"}
     left_out = ended(schedules, run_of(schedules, "minutely"))
-    assert left_out["body"]["status"] == "skipped"
+    assert left_out["body"]["status"] == "stopped"
     assert "data, code and settings are those of chest_xray_pneumonia-" in left_out["body"]["status_reason"]
     assert not schedules.medflow.pods(left_out["id"])
     put_twin(schedules, source, seed=1)
-    run_id = await_that(lambda: training_run(schedules), 300, "new images trained nothing")
+    run_id = await_that(lambda: training_run(schedules), 600, "new images trained nothing")
     await_that(lambda: steps_of(schedules, run_id, "completed") & {TRAIN} or None, 900, "the training did not end")
     token = token_of(schedules, "minutely")
     done = schedules.medflow("stack", "stop", str(schedules.medflow.stack), run_id)

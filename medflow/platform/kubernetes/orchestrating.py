@@ -42,7 +42,8 @@ def main() -> None:
         _end(run_id, ExecutionStatus.FAILED, problem)
         return
     if is_new and (reason := scheduled.needless(snapshot, run_id, here)):
-        _end(run_id, ExecutionStatus.SKIPPED, reason)
+        # ZenML has no other word for a run that was left out and did not fail.
+        _end(run_id, ExecutionStatus.STOPPED, reason)
         return
     keeper = Keeper(here, Client().active_stack.artifact_store)
     try:
