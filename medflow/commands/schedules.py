@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from medflow.config.sections import RunConfig
     from medflow.config.sections.schedules import ScheduleConfig, SchedulesConfig
     from medflow.platform.kubernetes.scheduling.applying import Scheduler
+    from medflow.platform.scheduling.records import Change, Fault
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Let runs start by themselves.")
 File = Annotated[
@@ -49,13 +51,9 @@ def plan(file: File = None, as_json: JsonOption = False) -> None:
     changes = scheduler.changes() if scheduler else ()
     faults = scheduler.faults() if scheduler else ()
     if as_json:
-        output.emit_json(
-            {
-                "changes": [item.model_dump(mode="json") for item in changes],
-                "faults": [item.model_dump(mode="json") for item in faults],
-                "local": [schedule.name for schedule in _local(config)],
-            }
-        )
+        told = {"changes": changes, "faults": faults}
+        items = {key: [item.model_dump(mode="json") for item in found] for key, found in told.items()}
+        output.emit_json({**items, "local": [schedule.name for schedule in _local(config)]})
     else:
         rows = [_row(config, schedule) for schedule in config.schedules]
         output.emit_table(("schedule", "on", "cron", "time zone", "next"), rows)
@@ -64,6 +62,10 @@ def plan(file: File = None, as_json: JsonOption = False) -> None:
                 output.emit(f"{change.name}: {change.action.value}: {'; '.join(change.why)}")
         for fault in faults:
             output.emit(f"{fault.name}: {fault.text}")
+    _refuse_amiss(changes, faults)
+
+
+def _refuse_amiss(changes: Sequence[Change], faults: Sequence[Fault]) -> None:
     differing = [change.name for change in changes if change.why]
     if differing:
         raise PlatformError(f"not as the file says: {', '.join(differing)}", hint="`medflow schedule apply` changes it")
@@ -141,16 +143,7 @@ def fire(
     Examples:
       medflow schedule fire phantom-nightly
     """
-    config = _read(file)
-    schedule = next((item for item in config.schedules if item.name == name), None)
-    if schedule is None:
-        known = ", ".join(item.name for item in config.schedules) or "none"
-        raise ConfigError(f"no schedule is called {name!r}", hint=f"there is {known}")
-    if config.place_of(schedule) != LOCAL:
-        raise ConfigError(
-            f"{name} runs on {config.place_of(schedule)}, expected one of this machine",
-            hint=f"`medflow run {schedule.dataset} --on {config.place_of(schedule)}` runs the same there now",
-        )
+    schedule = _named(_read(file), name)
     from medflow.commands.running import as_contract, tell_run
 
     settings = _settings(schedule)
@@ -162,11 +155,26 @@ def fire(
     if isinstance(outcome, str):
         say(f"{name} is left out: {outcome}")
         if as_json:
-            output.emit_json({"status": "skipped", "reason": outcome})
+            output.emit_json({"status": "left out", "reason": outcome})
     elif as_json:
         output.emit_json(as_contract(outcome))
     else:
         tell_run(outcome)
+
+
+def _named(config: SchedulesConfig, name: str) -> ScheduleConfig:
+    """A schedule of this machine. Raises ConfigError."""
+    schedule = next((item for item in config.schedules if item.name == name), None)
+    if schedule is None:
+        known = ", ".join(item.name for item in config.schedules) or "none"
+        raise ConfigError(f"no schedule is called {name!r}", hint=f"there is {known}")
+    place = config.place_of(schedule)
+    if place != LOCAL:
+        raise ConfigError(
+            f"{name} runs on {place}, expected one of this machine",
+            hint=f"`medflow run {schedule.dataset} --on {place}` runs the same there now",
+        )
+    return schedule
 
 
 def _find(file: str | None) -> Path:
