@@ -88,13 +88,14 @@ class Scheduler:
                 return Applied(name=name, outcome="created", why=change.why)
 
     def _would_end(self, change: Change) -> str | None:
-        """The run that goes on and would lose its token: with its schedule deleted, or paused at the ZenML server."""
+        """What goes on and would lose its token: with its schedule deleted, or paused at the ZenML server."""
         stands = self.standing.get(change.name)
         pauses = change.action is Action.UPDATE and self.wanted[change.name].timing.paused
         if stands is None or not (pauses or change.action in (Action.RECREATE, Action.DELETE)):
             return None
-        going = [fire for fire in stands.fires if fire.ended is None and fire.run_id is not None]
-        return f"run {going[-1].run_id}" if going else None
+        # A pod that has just been started has no run yet; one that waits in vain holds nothing up.
+        going = [fire for fire in stands.fires if fire.ended is None and (fire.run_id or fire.reason is None)]
+        return f"run {going[-1].run_id or going[-1].job}" if going else None
 
     def _create(self, name: str, key: str) -> None:
         wanted = self.wanted[name]
