@@ -42,8 +42,8 @@ def main() -> None:
         _end(run_id, ExecutionStatus.FAILED, problem)
         return
     if is_new and (reason := scheduled.needless(snapshot, run_id, here)):
-        # ZenML has no other word for a run that was left out and did not fail.
-        _end(run_id, ExecutionStatus.STOPPED, reason)
+        # ZenML has no other word for a run that was left out, and makes it `stopped`, as no step goes on.
+        _end(run_id, ExecutionStatus.STOPPING, reason)
         return
     keeper = Keeper(here, Client().active_stack.artifact_store)
     try:
