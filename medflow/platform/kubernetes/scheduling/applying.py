@@ -17,7 +17,7 @@ from medflow.platform.kubernetes import cluster, running
 from medflow.platform.kubernetes.cluster import Cluster
 from medflow.platform.kubernetes.scheduling import credentials, marks, observing, wanting
 from medflow.platform.scheduling import planning
-from medflow.platform.scheduling.records import Action, Change, Entry, Fault, Registered, Timing, Wanted
+from medflow.platform.scheduling.records import Action, Change, Entry, Fault, Key, Registered, Timing, Wanted
 from medflow.records import Record
 
 Outcome = Literal["created", "updated", "re-created", "deleted", "unchanged", "waits"]
@@ -91,7 +91,8 @@ class Scheduler:
         """What goes on and would lose its token: with its schedule deleted, or paused at the ZenML server."""
         stands = self.standing.get(change.name)
         pauses = change.action is Action.UPDATE and self.wanted[change.name].timing.paused
-        if stands is None or not (pauses or change.action in (Action.RECREATE, Action.DELETE)):
+        ends = pauses or change.action in (Action.RECREATE, Action.DELETE)
+        if stands is None or stands.key is not Key.VALID or not ends:
             return None
         # A pod that has just been started has no run yet; one that waits in vain holds nothing up.
         going = [fire for fire in stands.fires if fire.ended is None and (fire.run_id or fire.reason is None)]
