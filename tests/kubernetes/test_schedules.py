@@ -319,7 +319,7 @@ def minutely(source: str, **changes: Any) -> dict[str, Any]:
     return entry(**given)
 
 
-def run_of(schedules: Schedules, name: str, after: int = 0, seconds: float = 240) -> str:
+def run_of(schedules: Schedules, name: str, after: int = 0, seconds: float = 600) -> str:
     """The run of a schedule's newest fire, as soon as one has reached ZenML beyond those that had before."""
 
     def newest() -> str | None:
@@ -329,7 +329,7 @@ def run_of(schedules: Schedules, name: str, after: int = 0, seconds: float = 240
     return await_that(newest, seconds, f"no fire of {name} reached ZenML")
 
 
-def ended(schedules: Schedules, run_id: str, seconds: float = 1500) -> dict[str, Any]:
+def ended(schedules: Schedules, run_id: str, seconds: float = 1800) -> dict[str, Any]:
     def finished() -> dict[str, Any] | None:
         run = schedules.zenml.run(run_id)
         return run if run["body"]["status"] in ("completed", "failed", "stopped") else None
@@ -348,7 +348,7 @@ def await_that(ask: Callable[[], Any], seconds: float, otherwise: str) -> Any:
 
 def settle(schedules: Schedules) -> None:
     """Apply until nothing waits for a run: its job ends a moment after it."""
-    until = time.monotonic() + 240
+    until = time.monotonic() + 600
     while True:
         done = schedules.medflow("schedule", "apply", str(schedules.write()), "--json")
         if done.returncode == 0:
@@ -434,7 +434,7 @@ def test_a_fire_that_never_reaches_zenml_is_told(schedules: Schedules, source: s
     assert schedules.apply() == {"minutely": "updated"}
     schedules.zenml("delete", path)
     schedules.sign_in(schedules.zenml.key("schedules")[1])
-    await_that(lambda: failed_job(schedules), 240, "the fire did not fail")
+    await_that(lambda: failed_job(schedules), 600, "the fire did not fail")
     found = schedules.plan(9)
     assert found["changes"][0]["why"] == ["the API key that it was made with is gone from the server"]
     texts = [fault["text"] for fault in found["faults"]]
