@@ -18,7 +18,7 @@ from medflow import datasets
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("medflow", "materializers", "steps", "pipelines")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-GROUND = ("records", "errors", "config", "tracking", "progress", "home", "atomic")
+GROUND = ("records", "errors", "config", "tracking", "progress", "home", "atomic", "cron")
 """What everything stands on. It imports nothing of ours but itself."""
 NAMES_A_DATASET = {"medflow/platform/demo.py"}
 """The demonstration is of one dataset."""
