@@ -24,13 +24,22 @@ build() { # build TAG FOLDER; the log is shown when it fails
     rm "$log"
 }
 
+there() { # whether the registry has IMAGE; a registry that does not answer is no registry without it
+    local said
+    said=$(docker manifest inspect --insecure "$1" 2>&1 >/dev/null) && return 0
+    case $said in
+        *'no such manifest'* | *'manifest unknown'* | *'name unknown'*) return 1 ;;
+        *) echo "error: the registry was asked for $1: $said" >&2; exit 1 ;;
+    esac
+}
+
 build medflow-base base
 printf '%-52s %8s %8s %8s\n' image build/s push/s MB
 [ $# -gt 0 ] || set -- step serving zenml mlflow mariadb postgres
 for name in "$@"; do
     place=$(folder "$name")
     image=$REGISTRY/medflow-$name:$TAG
-    if docker manifest inspect --insecure "$image" >/dev/null 2>&1; then
+    if there "$image"; then
         printf '%-52s %8s\n' "$image" 'is there'
         continue
     fi
