@@ -125,3 +125,19 @@ def test_the_store_may_be_gone_for_a_minute(first: dict[str, Any], applied: Medf
                 time.sleep(OUTAGE_SECONDS)
             outcome_of(finished(process))
     assert applied("stack", "apply", str(applied.stack)).returncode == 0
+
+
+def test_the_orchestrator_may_be_lost_in_mid_run(first: dict[str, Any], applied: Medflow, cluster: Cluster) -> None:
+    with applied.start(*applied.words(*LONG, "train.seed=13")) as process:
+        run_id = run_of(applied, await_checkpoint(applied, after=[]))
+        (lost,) = applied.pods(run_id)[""]
+        # What had been said before is kept already.
+        assert any("resolve" in name for name in applied.objects(f"runs/{run_id}/pods/") if name.endswith(".log"))
+        delete(cluster, lost["metadata"]["name"])
+        outcome = outcome_of(finished(process))
+    assert outcome["run_id"] == run_id
+
+
+def run_of(medflow: Medflow, pod: str) -> str:
+    labels: dict[str, str] = medflow.cluster.json("-n", RUNS, "get", "pod", pod)["metadata"]["labels"]
+    return labels["run_id"]

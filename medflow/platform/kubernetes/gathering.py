@@ -40,20 +40,28 @@ class Gathered:
 
     def write(self, files: Files, events: str) -> None:
         """Write all of it, the events under the name that is given."""
-        for name, text in self.logs.items():
-            files.write(f"{name}.log", text.encode())
-        for name, pod in self.pods.items():
-            files.write(f"{name}.json", json.dumps(_without_environment(pod), indent=1).encode())
+        for name in self.pods:
+            self.write_pod(files, name)
         items = sorted(self.events.values(), key=lambda item: str(item.get("lastTimestamp")))
         files.write(events, json.dumps(items, indent=1).encode())
 
+    def write_pod(self, files: Files, name: str) -> None:
+        """Write what one pod is, and what it has said if it has started."""
+        if name in self.logs:
+            files.write(f"{name}.log", self.logs[name].encode())
+        files.write(f"{name}.json", json.dumps(_without_environment(self.pods[name]), indent=1).encode())
+
     def _is_due(self, name: str, pod: dict[str, Any]) -> bool:
-        going = pod["metadata"].get("deletionTimestamp") or pod["status"].get("phase") in ("Succeeded", "Failed")
         due = time.monotonic() - self._read.get(name, 0.0) > READ_EVERY_SECONDS
-        if pod["status"].get("phase") == "Pending" or not (due or going):
+        if pod["status"].get("phase") == "Pending" or not (due or is_over(pod)):
             return False
         self._read[name] = time.monotonic()
         return True
+
+
+def is_over(pod: dict[str, Any]) -> bool:
+    """Whether a pod has ended, or is being removed."""
+    return bool(pod["metadata"].get("deletionTimestamp")) or pod["status"].get("phase") in ("Succeeded", "Failed")
 
 
 def _without_environment(pod: dict[str, Any]) -> dict[str, Any]:

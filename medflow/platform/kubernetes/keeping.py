@@ -18,7 +18,7 @@ from zenml.models import RunMetadataResource
 from medflow.platform.context import StoredFiles
 from medflow.platform.kubernetes import cluster
 from medflow.platform.kubernetes.cluster import Cluster, Observed
-from medflow.platform.kubernetes.gathering import Gathered
+from medflow.platform.kubernetes.gathering import Gathered, is_over
 
 if TYPE_CHECKING:
     from zenml.artifact_stores import BaseArtifactStore
@@ -35,12 +35,13 @@ def folder(store_path: str, run_id: str) -> str:
 
 
 class Keeper(Gathered):
-    """Gathers while the run goes on, and writes at the end of the block."""
+    """Gathers while the run goes on, writes of a pod when it is over, and all once more at the end of the block."""
 
     def __init__(self, here: Cluster, store: BaseArtifactStore) -> None:
         super().__init__(here)
         self.store = store
         self.run_id = ""
+        self._written: set[str] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -58,6 +59,9 @@ class Keeper(Gathered):
         """Remember what a job's pods and events say now, and which run it is of."""
         self._know_run(seen)
         super().note(seen)
+        for pod in seen.pods:
+            if is_over(pod):
+                self._keep(pod["metadata"]["name"])
 
     def latest(self, seen: Observed) -> Observed:
         """The same job now, with the pods as they were last seen where the cluster has removed them."""
@@ -72,6 +76,19 @@ class Keeper(Gathered):
         self.note(seen)
         if seen.step and reason:
             self._tell({f"{FAILURE}{seen.step}": reason})
+
+    def _keep(self, name: str) -> None:
+        """Now, since this pod may be lost as well, and what it alone knows with it."""
+        if name in self._written:
+            return
+        try:
+            self.write_pod(self._files(), name)
+            self._written.add(name)
+        except Exception as problem:  # the store is away for a moment; at the end all is written once more
+            logger.warning("The log of %s is not kept yet: %s", name, problem)
+
+    def _files(self) -> StoredFiles:
+        return StoredFiles(self.store, folder(self.store.path, self.run_id))
 
     def _know_run(self, seen: Observed) -> None:
         if not self.run_id:
@@ -99,4 +116,4 @@ class Keeper(Gathered):
     def _write(self) -> None:
         if not self.run_id:
             return
-        self.write(StoredFiles(self.store, folder(self.store.path, self.run_id)), "events.json")
+        self.write(self._files(), "events.json")
