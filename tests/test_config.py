@@ -173,12 +173,12 @@ REFUSED = {
     "impossible value": (
         MINIMAL + "quantize:\n  calibration_images: 2\n", [],
         "{file} line 4: quantize.calibration_images: expected a number of at least 8, found 2",
-        "Training rows that calibrate the activations' ranges. the default is 128",
+        "Training rows that calibrate the activations' ranges. The default is 128",
     ),
     "not finite": (
         MINIMAL, ["train.clip=1e999"],
         "command line: train.clip: expected a finite number, found Infinity",
-        "Largest gradient norm; 0 does not clip. the default is 1.0",
+        "Largest gradient norm; 0 does not clip. The default is 1.0",
     ),
     "not one of the words": (
         MINIMAL, ["ingest.fit=strech"],

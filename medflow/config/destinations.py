@@ -24,9 +24,9 @@ Kind = TypeVar("Kind", bound=Section)
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
-def read_place(name: str) -> PlaceConfig:
-    """A place by its name in configs/on, or by the path of a YAML. Raises ConfigError."""
-    document = read_document(find_in(shipped() / "on", name, "--on"))
+def read_place(name: str, named_by: str = "--on") -> PlaceConfig:
+    """A place by its name in configs/on, or by the path of a YAML. Raises ConfigError, which says who named it."""
+    document = read_document(find_in(shipped() / "on", name, named_by))
     return checked(document, PlaceConfig, _with_defaults(document.values))
 
 

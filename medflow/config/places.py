@@ -79,10 +79,9 @@ def find_in(folder: Path, name: str, what: str) -> Path:
         return path
     known = tuple(sorted(item.stem for item in folder.glob("*.yaml")))
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    meant = f"did you mean {near[0]!r}? " if near else ""
     raise ConfigError(
         f"{what}: expected {' or '.join(known) or 'a file'} or the path of a YAML, found {name!r}",
-        hint=f"{meant}for example {known[0] if known else 'mine.yaml'}",
+        hint=f"did you mean {near[0]!r}?" if near else f"for example {known[0] if known else 'mine.yaml'}",
     )
 
 

@@ -80,8 +80,10 @@ def _about(field: FieldInfo | None) -> str:
     if field is None:
         return ""
     words = " ".join((field.description or "").split())
-    default = f"the default is {json.dumps(field.default)}" if isinstance(field.default, str | int | float) else ""
-    return " ".join(filter(None, (words, default)))
+    if not isinstance(field.default, str | int | float):
+        return words
+    default = f"default is {json.dumps(field.default)}"
+    return f"{words} The {default}" if words else f"the {default}"
 
 
 def _dotted(error: ErrorDetails) -> str:

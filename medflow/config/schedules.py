@@ -30,7 +30,7 @@ def read(path: Path) -> SchedulesConfig:
     config = checked(document, SchedulesConfig, document.values)
     stacks = {}
     for place in config.clusters:
-        stacks[read_place(place).stack] = place
+        stacks[read_place(place, f"{shown(path)}: on").stack] = place
     if len(stacks) > 1:
         raise ConfigError(
             f"{shown(path)}: expected schedules on one stack, found {' and '.join(stacks)}",

@@ -21,7 +21,7 @@ class ScheduleConfig(Section):
     cron: str
     """Minute, hour, day, month, weekday: `0 2 * * *` is two o'clock every night, `30 6 * * mon-fri` on workdays."""
     time_zone: str = "UTC"
-    """Of the cron expression, such as Europe/Berlin."""
+    """The zone of the cron expression, such as Europe/Berlin."""
     on: str | None = None
     """A place of configs/on, or the path of a YAML; None: that of the file."""
     source: str | None = None
