@@ -23,7 +23,7 @@ from medflow.config.sections.stack import StackConfig
 from medflow.errors import ChecksFailed, ConfigError, DownloadError, SplitError, TrainingError, WeightsUnavailable
 from medflow.platform import stack
 from medflow.platform.context import StoredFiles
-from medflow.platform.kubernetes import logs, reasons, settings, watching
+from medflow.platform.kubernetes import entrypoint, logs, reasons, settings, watching
 from medflow.platform.kubernetes.cluster import Observed
 from medflow.platform.kubernetes.readback import dropped, quantity
 from medflow.platform.kubernetes.scheduling import wanting
@@ -244,6 +244,7 @@ def told_by(error: Exception, cause: Exception | None = None) -> tuple[str, str]
 
 
 def test_what_a_step_raised_is_told_as_on_this_machine_and_its_hint_survives():
+    entrypoint.prepare()  # as a pod does: under which name ZenML keeps an error depends on the root of the sources
     ours = ConfigError("the column is empty", hint="name another one")
     assert told_by(ours) == ("the column is empty", "name another one")
     assert told_by(ours, ValueError("x")) == ("the column is empty", "name another one")
