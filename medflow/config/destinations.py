@@ -74,13 +74,22 @@ def checked(document: Document, kind: type[Kind], values: Mapping[str, Any]) -> 
         line = document.lines.get(key)
         return f"{shown(document.path)} line {line}" if line else shown(document.path)
 
+    names = _names(tree, root)
     for key, node, value in keys.walk(tree, root):
         if node is None:
-            unknown_key(where(key), key, value, _names(tree, root))
+            unknown_key(where(key), key, value, names, every=_beside(key, names))
     try:
         return kind.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
-        impossible(error, tree, where, root)
+        impossible(error, tree, where, root, every="write what is expected, and run the command again")
+
+
+def _beside(key: str, names: tuple[str, ...]) -> str:
+    """What may be written where an unknown key is."""
+    section = key.rpartition(".")[0]
+    return (
+        f"known there are {', '.join(name.rpartition('.')[2] for name in names if name.rpartition('.')[0] == section)}"
+    )
 
 
 def _names(tree: keys.Tree, root: keys.Section) -> tuple[str, ...]:

@@ -42,16 +42,25 @@ def refuse(where: str, key: str, expected: str, found: Any, *, hint: str) -> Nev
     raise ConfigError(f"{where}: {key}: expected {expected}, found {_shown(found)}", hint=hint)
 
 
-def unknown_key(where: str, key: str, found: Any, names: tuple[str, ...]) -> Never:
+SHOWN = "`medflow show NAME` prints every setting"
+
+
+def unknown_key(where: str, key: str, found: Any, names: tuple[str, ...], *, every: str = SHOWN) -> Never:
+    """``every`` says where all names are to be seen."""
     near = keys.nearest(key, names)
     raise ConfigError(
         f"{where}: {key}: expected a setting's name, found an unknown one (with the value {_shown(found)})",
-        hint=f"did you mean {near}? `medflow show NAME` prints every setting",
+        hint=f"did you mean {near}? {every}",
     )
 
 
 def impossible(
-    error: ValidationError, tree: keys.Tree, where: Callable[[str], str], root: keys.Section = keys.ROOT
+    error: ValidationError,
+    tree: keys.Tree,
+    where: Callable[[str], str],
+    root: keys.Section = keys.ROOT,
+    *,
+    every: str = SHOWN,
 ) -> Never:
     """Turn pydantic's refusal into ours: the first one in full, and how many more there are."""
     first, *others = error.errors(include_url=False)
@@ -63,7 +72,7 @@ def impossible(
     about = _about(field)
     if first["type"] == "value_error":
         message = f"{key}: {first['ctx']['error']}" if key else str(first["ctx"]["error"])
-        raise ConfigError(f"{where(key)}: {message}{more}", hint=about or "`medflow show NAME` prints every setting")
+        raise ConfigError(f"{where(key)}: {message}{more}", hint=about or every)
     if first["type"] == "missing":
         raise ConfigError(
             f"{where(key)}: {key}: expected a value, found nothing{more}", hint=about or f"write `{key}: ...`"
@@ -71,7 +80,7 @@ def impossible(
     found = f"{_shown(first['input'])}{more}"
     raise ConfigError(
         f"{where(key)}: {key}: expected {_expected(first)}, found {found}",
-        hint=_did_you_mean(first) or about or "`medflow show NAME` prints every setting",
+        hint=_did_you_mean(first) or about or every,
     )
 
 
