@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from medflow.errors import PlatformError
 
 if TYPE_CHECKING:
-    from kubernetes.client import BatchV1Api, CoreV1Api
+    from kubernetes.client import ApiException, BatchV1Api, CoreV1Api
 
 Result = TypeVar("Result")
 STEP_ANNOTATION = "zenml.io/step-name"
 ORCHESTRATOR_ANNOTATION = "zenml.io/orchestrator"
+UNAUTHORIZED = 401
 NOT_FOUND = 404
+CONFLICT = 409
 #: Bytes of one pod's log that are kept; the last ones.
 LOG_BYTES = 5_000_000
 
@@ -103,16 +105,17 @@ class Cluster:
         return sorted(found, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
 
     def log(self, pod: str) -> str | None:
-        """The last part of a pod's log, or None where the pod is gone or has not started."""
+        """The last part of a pod's log, or None where the pod is gone, has not started, or its node does not answer."""
         from kubernetes.client import ApiException
+        from urllib3.exceptions import HTTPError
 
         try:
             response = self.core.read_namespaced_pod_log(
                 pod, self.namespace, timestamps=True, tail_lines=50_000, _preload_content=False
             )
-        except ApiException:
+            return bytes(response.data[-LOG_BYTES:]).decode(errors="replace")
+        except (ApiException, HTTPError, OSError):
             return None
-        return bytes(response.data[-LOG_BYTES:]).decode(errors="replace")
 
     def delete_job(self, name: str) -> None:
         """With its pods; one that is gone is no error."""
@@ -154,15 +157,21 @@ def refusals_told() -> Iterator[None]:
     try:
         yield
     except ApiException as error:
-        raise PlatformError(
-            f"the cluster refuses ({error.status} {error.reason}): {_said(str(error.body or ''))}",
-            hint="bind the role medflow-client (infra/kubernetes/base/roles.yaml) to who the context signs in as",
-        ) from error
+        raise refused(error) from error
     except HTTPError as error:
         raise PlatformError(
             f"the cluster's API server does not answer: {type(error).__name__}",
             hint="check that the cluster runs, and KUBECONFIG",
         ) from error
+
+
+def refused(error: ApiException) -> PlatformError:
+    """What the API server refuses, in its words, and what to do."""
+    hint = "bind the role medflow-client (infra/kubernetes/base/roles.yaml) to who the context signs in as"
+    if error.status == UNAUTHORIZED:
+        hint = "sign in to the cluster anew: its credentials have run out, or are of another cluster"
+    words = _said(str(error.body or ""))
+    return PlatformError(f"the cluster refuses ({error.status} {error.reason}): {words}", hint=hint)
 
 
 def _said(body: str) -> str:
@@ -177,14 +186,16 @@ def connect(context: str, namespace: str) -> Cluster:
     """From this machine, by a context of the kubeconfig. Raises PlatformError where there is none of that name."""
     from kubernetes import client, config
 
+    from medflow.platform.kubernetes import transport
+
     try:
-        api = config.new_client_from_config(context=context)
+        with transport.limited():
+            api = config.new_client_from_config(context=context)
     except config.ConfigException as error:
         raise PlatformError(
             f"the kubeconfig has no usable context {context!r}: {error}",
             hint="`kubectl config get-contexts` lists them; KUBECONFIG names the file",
         ) from error
-    api.configuration.retries = 5
     return Cluster(client.CoreV1Api(api), client.BatchV1Api(api), namespace)
 
 
@@ -192,8 +203,12 @@ def inside(namespace: str) -> Cluster:
     """From a pod, with its service account."""
     from kubernetes import client, config
 
+    from medflow.platform.kubernetes import transport
+
     config.load_incluster_config()
-    return Cluster(client.CoreV1Api(), client.BatchV1Api(), namespace)
+    with transport.limited():
+        api = client.ApiClient()
+    return Cluster(client.CoreV1Api(api), client.BatchV1Api(api), namespace)
 
 
 def pod_name() -> str:

@@ -77,6 +77,11 @@ class Keeper(Gathered):
         if seen.step and reason:
             self._tell({f"{FAILURE}{seen.step}": reason})
 
+    def lost(self, step: str | None, reason: str) -> None:
+        """Write why a step failed that the cluster tells nothing of any more."""
+        if step and self.run_id:
+            self._tell({f"{FAILURE}{step}": reason})
+
     def _keep(self, name: str) -> None:
         """Now, since this pod may be lost as well, and what it alone knows with it."""
         if name in self._written:

@@ -30,9 +30,9 @@ from medflow.platform.kubernetes import cluster, keeping, reasons, settings
 from medflow.platform.kubernetes.cluster import Observed
 from medflow.platform.kubernetes.gathering import Gathered
 from medflow.platform.kubernetes.last_words import first_words
+from medflow.platform.kubernetes.patience import patiently
 from medflow.platform.kubernetes.training_api import COMPLETE, FAILED, TrainingApi
 from medflow.platform.kubernetes.trainjobs import Training
-from medflow.platform.kubernetes.watching import patiently
 from medflow.progress import say
 from medflow.records import TrainingLog
 from medflow.tracking import Files, Tracker
@@ -89,17 +89,17 @@ def _run(
 ) -> tuple[Mapping[str, Tensor], TrainingLog]:
     api, files = TrainingApi(cluster.inside(training.cluster.namespace), training), checkpoints.files
     watch = _Watch(api, files, tracker)
-    api.remove()
+    patiently(api.remove, say)
     nodes.clear(files)
     nodes.give(files, order, network)
     say(f"{training.asked.nodes} nodes of {training.processes} processes each train as {training.name}")
     try:
-        api.start()
+        patiently(api.start, say)
         watch.wait()
         found = nodes.result(files)
     finally:
         watch.keep()
-        api.remove()
+        patiently(api.remove, say)
         nodes.clear(files)
     if found is None:
         raise TrainingError("the nodes ended without a result", hint="look at their logs, beside those of the run")

@@ -9,7 +9,7 @@ because that machine may be gone, and a scheduled run has none.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -22,9 +22,10 @@ from zenml.models import PipelineRunUpdate, PipelineSnapshotResponse
 
 from medflow.config.sections.place import StepPlace
 from medflow.platform import caching, trackers
-from medflow.platform.kubernetes import cluster, reasons, scheduled, stale
+from medflow.platform.kubernetes import cluster, scheduled, stale, transport
 from medflow.platform.kubernetes.entrypoint import StepEntrypoint, prepare
 from medflow.platform.kubernetes.keeping import Keeper
+from medflow.platform.kubernetes.monitoring import Monitor, PatientRunner
 from medflow.platform.kubernetes.settings import ASKED
 
 logger = get_logger(__name__)
@@ -49,8 +50,9 @@ def main() -> None:
     try:
         with keeper, caching.checked_hits(logger.info):
             zenml_entrypoint.StepEntrypointConfiguration = StepEntrypoint  # type: ignore[misc]
-            kube_utils.check_job_status = _watched(kube_utils.check_job_status, here, keeper, asked_of(snapshot))
-            zenml_entrypoint.main()
+            _watch(Monitor(here, keeper, asked_of(snapshot)))
+            with transport.limited():
+                zenml_entrypoint.main()
     finally:
         _close_tracking(keeper.run_id)
 
@@ -71,6 +73,13 @@ def _end(run_id: str, status: ExecutionStatus, reason: str) -> None:
     store.update_run(UUID(run_id), PipelineRunUpdate(status=status, status_reason=reason[:255]))
 
 
+def _watch(monitor: Monitor) -> None:
+    """Put ours around ZenML's start and check of each step."""
+    kube_utils.create_job = monitor.starting(kube_utils.create_job)
+    kube_utils.check_job_status = monitor.checking(kube_utils.check_job_status)
+    zenml_entrypoint.DagRunner = partial(PatientRunner, ended=monitor.ended)  # type: ignore[misc, assignment]
+
+
 def asked_of(snapshot: PipelineSnapshotResponse) -> dict[str, StepPlace]:
     """What was asked for each step's pod, by its name in the pipeline."""
     extras = {name: step.config.extra.get(ASKED) for name, step in snapshot.step_configurations.items()}
@@ -80,34 +89,6 @@ def asked_of(snapshot: PipelineSnapshotResponse) -> dict[str, StepPlace]:
 def _namespace() -> str:
     orchestrator: Any = Client().active_stack.orchestrator
     return str(orchestrator.config.kubernetes_namespace)
-
-
-def _watched(
-    check: Callable[..., Any], here: cluster.Cluster, keeper: Keeper, asked: dict[str, StepPlace]
-) -> Callable[..., Any]:
-    """ZenML's check of one job, every few seconds, with ours before it and the reason of a failure after it."""
-
-    def watched(*, job_name: str, **rest: Any) -> Any:
-        seen = here.job(job_name)
-        if seen is None:
-            return check(job_name=job_name, **rest)
-        keeper.note(seen)
-        reason = reasons.fatal(seen, asked.get(seen.step or ""))
-        if reason:
-            here.delete_job(job_name)
-            keeper.failed(seen, reason)
-            return kube_utils.JobStatus.FAILED, reason
-        if reasons.raised_for_good(seen):
-            # The step has told the server why; its job would only try again.
-            here.delete_job(job_name)
-            return kube_utils.JobStatus.FAILED, "the step raised an error that no retry can cure"
-        status, message = check(job_name=job_name, **rest)
-        if status == kube_utils.JobStatus.FAILED:
-            message = reasons.ended(keeper.latest(seen)) or message
-            keeper.failed(seen, message)
-        return status, message
-
-    return watched
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from medflow.config.sections.stack import StackConfig
 from medflow.errors import PlatformError
 from medflow.platform import naming, trackers
 from medflow.platform import stack as stacks
-from medflow.platform.kubernetes import cluster, reasons, settings, watching
+from medflow.platform.kubernetes import cluster, reasons, settings, transport, watching
 from medflow.platform.kubernetes.cluster import Cluster
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def placed(pipeline: Any, place: PlaceConfig, stack: StackConfig, *, name: str |
 
 def start(configured: Any) -> str:
     """Submit a pipeline; the id of its run."""
-    with own_program():
+    with own_program(), transport.limited():
         return str(configured().id)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from medflow.config.sections.place import StepPlace
 from medflow.errors import PlatformError
 from medflow.platform.kubernetes import cluster, trainjobs
-from medflow.platform.kubernetes.cluster import NOT_FOUND, Cluster, Observed
+from medflow.platform.kubernetes.cluster import CONFLICT, NOT_FOUND, Cluster, Observed
 from medflow.platform.kubernetes.trainjobs import GROUP, JOBS, RUNTIMES, VERSION, Training
 
 if TYPE_CHECKING:
@@ -37,10 +37,9 @@ class TrainingApi:
         return self.training.asked.model_copy(update={"retries": 0})
 
     def start(self) -> None:
-        namespace = self.here.namespace
-        runtime, job = trainjobs.runtime(self.training), trainjobs.train_job(self.training)
-        self._custom.create_namespaced_custom_object(GROUP, VERSION, namespace, RUNTIMES, runtime)
-        self._custom.create_namespaced_custom_object(GROUP, VERSION, namespace, JOBS, job)
+        """Make its objects, once ``remove`` has left none. A second call makes what the first did not."""
+        self._create(RUNTIMES, trainjobs.runtime(self.training))
+        self._create(JOBS, trainjobs.train_job(self.training))
 
     def remove(self) -> None:
         """Return once its objects and pods are gone. Raises PlatformError where they stay."""
@@ -93,6 +92,16 @@ class TrainingApi:
                 return None
             raise
         return found
+
+    def _create(self, kind: str, body: dict[str, Any]) -> None:
+        from kubernetes.client import ApiException
+
+        try:
+            self._custom.create_namespaced_custom_object(GROUP, VERSION, self.here.namespace, kind, body)
+        except ApiException as error:
+            # The name is of this run and step alone: it was made, and the answer was lost.
+            if error.status != CONFLICT:
+                raise
 
     def _delete(self, kind: str) -> None:
         from kubernetes.client import ApiException

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from zenml.client import Client
 from zenml.enums import ExecutionStatus
@@ -19,16 +19,13 @@ from medflow.errors import PlatformError
 from medflow.platform.kubernetes import reasons
 from medflow.platform.kubernetes.cluster import Cluster, Observed
 from medflow.platform.kubernetes.keeping import FAILURE, folder
+from medflow.platform.kubernetes.patience import POLL_SECONDS, patiently
 from medflow.progress import say as say_line
 
 if TYPE_CHECKING:
     from zenml.models import ExceptionInfo, PipelineRunResponse, StepRunResponse
 
-Result = TypeVar("Result")
 UNDONE = (ExecutionStatus.FAILED, ExecutionStatus.RETRYING)
-POLL_SECONDS = 3.0
-#: A server or an API that is away is asked again for so long.
-PATIENCE_SECONDS = 900.0
 #: After the last step the orchestrator writes logs and events, and removes its token.
 AFTERMATH_SECONDS = 90.0
 
@@ -96,29 +93,6 @@ def logs_of(run: PipelineRunResponse) -> str:
     """Where logs and events of a run's pods lie."""
     store = Client().active_stack.artifact_store
     return folder(store.path, str(run.id))
-
-
-def patiently(ask: Callable[[], Result], say: Callable[[str], None]) -> Result:
-    """What ``ask`` returns, asked again for 15 minutes while a server does not answer."""
-    from kubernetes.client import ApiException
-    from urllib3.exceptions import HTTPError
-
-    until = time.monotonic() + PATIENCE_SECONDS
-    told = False
-    while True:
-        try:
-            return ask()
-        # requests' errors are OSErrors; ZenML's client raises RuntimeError where its server answers with one.
-        except (OSError, RuntimeError, HTTPError, ApiException) as error:
-            if time.monotonic() > until:
-                raise PlatformError(
-                    f"a server has not answered for {PATIENCE_SECONDS:.0f} s: {type(error).__name__}: {error}"[:300],
-                    hint="the run goes on without this process; `medflow runs` tells how it went",
-                ) from error
-            if not told:
-                say(f"a server does not answer ({type(error).__name__}), asking again")
-                told = True
-            time.sleep(POLL_SECONDS)
 
 
 def _steps(run_id: str) -> dict[str, StepRunResponse]:

@@ -1,0 +1,123 @@
+"""ZenML's start and check of one step's job, with ours around them, so that an API server may be away for a while.
+
+ZenML's runner of a DAG takes every error of either for the end of the step, and so of the run.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from kubernetes.client import ApiException
+from zenml.integrations.kubernetes import kube_utils
+from zenml.logger import get_logger
+from zenml.orchestrators.dag_runner import DagRunner, NodeStatus
+
+from medflow.config.sections.place import StepPlace
+from medflow.errors import PlatformError
+from medflow.platform.kubernetes import reasons
+from medflow.platform.kubernetes.cluster import CONFLICT, NOT_FOUND, STEP_ANNOTATION, Cluster, refused
+from medflow.platform.kubernetes.keeping import RUN_LABEL, Keeper
+from medflow.platform.kubernetes.patience import Outages, patiently
+
+logger = get_logger(__name__)
+Status = tuple[kube_utils.JobStatus, str | None]
+GOES_ON: Status = (kube_utils.JobStatus.RUNNING, None)
+
+
+class PatientRunner(DagRunner):
+    """ZenML's, where a ZenML server that is away for a while costs no step either."""
+
+    def __init__(self, *, ended: threading.Event, **given: Any) -> None:
+        super().__init__(**given)
+        # Nobody waits for an answer when the run has ended.
+        self.shutdown_event = ended
+        outages, start, look = Outages(logger.warning), self.node_startup_function, self.node_monitoring_function
+        self.node_startup_function = lambda node: patiently(lambda: start(node), logger.warning, given_up=ended)
+        self.node_monitoring_function = lambda node: outages.look(node.id, lambda: look(node), NodeStatus.RUNNING)
+
+
+class Monitor:
+    """The jobs of one run's steps."""
+
+    def __init__(
+        self, here: Cluster, keeper: Keeper, asked: dict[str, StepPlace], ended: threading.Event | None = None
+    ) -> None:
+        self.here, self.keeper, self.asked = here, keeper, asked
+        self.ended = ended or threading.Event()
+        self._outages = Outages(logger.warning)
+        self._steps: dict[str, str] = {}
+
+    def starting(self, create: Callable[..., Any]) -> Callable[..., Any]:
+        """ZenML's creation of a job, which is tried again while there is no answer."""
+
+        def started(*, batch_api: Any, namespace: str, job_manifest: Any, **rest: Any) -> Any:
+            def once() -> Any:
+                try:
+                    return create(batch_api=batch_api, namespace=namespace, job_manifest=job_manifest, **rest)
+                except ApiException as error:
+                    # It was made, and the answer was lost.
+                    if error.status == CONFLICT and self._is_there(job_manifest):
+                        return job_manifest
+                    raise
+
+            return patiently(once, logger.warning, given_up=self.ended)
+
+        return started
+
+    def checking(self, check: Callable[..., Status]) -> Callable[..., Status]:
+        """ZenML's check of a job, every few seconds, with ours before it and the reason of a failure after it."""
+
+        def checked(*, job_name: str, **rest: Any) -> Status:
+            def look() -> Status:
+                return self._look(job_name, lambda: check(job_name=job_name, **rest))
+
+            try:
+                return self._outages.look(job_name, look, GOES_ON)
+            except PlatformError as error:
+                return self._lost(job_name, error)
+            except ApiException as error:
+                # Whoever stops a run removes its jobs, and has said why it ends.
+                if error.status == NOT_FOUND:
+                    raise
+                return self._lost(job_name, refused(error))
+
+        return checked
+
+    def _look(self, name: str, check: Callable[[], Status]) -> Status:
+        seen = self.here.job(name)
+        if seen is None:
+            return check()
+        self._steps[name] = seen.step or ""
+        self.keeper.note(seen)
+        reason = reasons.fatal(seen, self.asked.get(seen.step or ""))
+        if reason:
+            # In this order, as where the answer about the job's removal is lost there is no job to tell of any more.
+            self.keeper.failed(seen, reason)
+            self._remove(name)
+            return kube_utils.JobStatus.FAILED, reason
+        if reasons.raised_for_good(seen):
+            # The step has told the server why; its job would only try again.
+            self._remove(name)
+            return kube_utils.JobStatus.FAILED, "the step raised an error that no retry can cure"
+        status, message = check()
+        if status == kube_utils.JobStatus.FAILED:
+            message = reasons.ended(self.keeper.latest(seen)) or message
+            self.keeper.failed(seen, message)
+        return status, message
+
+    def _lost(self, name: str, error: PlatformError) -> Status:
+        self.keeper.lost(self._steps.get(name), error.message)
+        return kube_utils.JobStatus.FAILED, error.message
+
+    def _remove(self, name: str) -> None:
+        patiently(lambda: self.here.delete_job(name), logger.warning, given_up=self.ended)
+
+    def _is_there(self, manifest: Any) -> bool:
+        """Whether the job of this name is that of the same step of the same run."""
+        found = self.here.job(manifest.metadata.name)
+        if found is None:
+            return False
+        asked = (manifest.metadata.annotations[STEP_ANNOTATION], manifest.metadata.labels[RUN_LABEL])
+        return asked == (found.step, found.job["metadata"]["labels"].get(RUN_LABEL))
