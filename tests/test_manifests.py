@@ -16,6 +16,7 @@ import manifests
 import pytest
 from manifests import Document, containers, documents, name, pods, rendered, selects, wrong
 
+from medflow.platform.kubernetes import preflight
 from medflow.platform.kubernetes.settings import STARTS_NODES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -217,6 +218,25 @@ def test_no_role_reads_secrets_or_takes_all(overlay: str) -> None:
             assert "*" not in rule["verbs"] + rule["resources"] + rule["apiGroups"], name(document)
             assert "secrets" not in rule["resources"] or not {"get", "list", "watch"} & set(rule["verbs"])
             assert document["kind"] == "Role" or set(rule["verbs"]) <= {"get", "list"}, "cluster-wide, it only looks"
+
+
+def _rights(kind: str, role: str) -> set[tuple[str, str, str]]:
+    """Verb, API group and resource."""
+    [found] = [each for each in rendered("dev") if each["kind"] == kind and each["metadata"]["name"] == role]
+    return {
+        (verb, group, resource)
+        for rule in found["rules"]
+        for verb in rule["verbs"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+
+
+def test_who_submits_runs_has_what_the_preflight_asks_for_and_makes_no_pod() -> None:
+    rights = _rights("Role", "medflow-client")
+    assert set(preflight.RIGHTS) <= rights
+    assert {right for right in rights if right[2] == "pods"} == {("list", "", "pods")}
+    assert not [right for right in rights if right[0] in ("watch", "update", "deletecollection")]
 
 
 def test_production_has_no_database_inside() -> None:

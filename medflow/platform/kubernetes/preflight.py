@@ -20,14 +20,14 @@ from medflow.platform.kubernetes.registration import credentials
 #: What who types `medflow run` must be allowed in the namespace: verb, group, resource.
 RIGHTS = (
     ("create", "batch", "jobs"),
+    ("get", "batch", "jobs"),
     ("list", "batch", "jobs"),
     ("delete", "batch", "jobs"),
-    ("create", "", "pods"),
     ("list", "", "pods"),
-    ("delete", "", "pods"),
     ("get", "", "pods/log"),
     ("list", "", "events"),
     ("create", "", "secrets"),
+    ("patch", "", "secrets"),
     ("delete", "", "secrets"),
 )
 SECONDS = 10
