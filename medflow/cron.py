@@ -1,8 +1,10 @@
 """Cron expressions of five fields, with the meaning that Kubernetes gives them, on this machine too.
 
 Kubernetes reads them by robfig/cron's standard parser (https://pkg.go.dev/github.com/robfig/cron/v3#hdr-CRON_Expression_Format).
-APScheduler's own ``from_crontab`` is not used: its weekday 0 is Monday, and it fires where day and weekday both match,
-while cron fires where either does.
+Where clocks are put forward, what lies in the hour that is left out does not fire; where they are put back, what lies
+in the hour that comes twice fires twice (the same, ``spec_test.go``). APScheduler's own trigger is not used: its
+weekday 0 is Monday, it fires where day and weekday both match, while cron fires where either does, and its hours
+differ on both of these days.
 """
 
 from __future__ import annotations
@@ -10,17 +12,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from datetime import UTC, date, datetime, time, timedelta
+from itertools import product
 from zoneinfo import ZoneInfo, available_timezones
-
-if TYPE_CHECKING:
-    from apscheduler.triggers.base import BaseTrigger
 
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 #: The most days that each month can have.
 LENGTHS = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
+#: Whatever fires does so within these days: a leap year may be eight years away.
+LONGEST = timedelta(days=8 * 366)
 RANGE = re.compile(r"(?P<all>[*?])|(?P<first>\w+)(?:-(?P<last>\w+))?", re.ASCII)
 
 
@@ -40,7 +41,7 @@ class _Field:
     def _part(self, text: str) -> range:
         span, slash, every = text.partition("/")
         match = RANGE.fullmatch(span)
-        if match is None or (slash and not every.isdecimal()):
+        if match is None or (slash and not (every.isascii() and every.isdecimal())):
             raise ValueError(f"{self.name}: expected *, N, N-M, */N or N-M/N, found {text!r}")
         if slash and int(every) == 0:
             raise ValueError(f"{self.name}: expected a step of at least 1, found {text!r}")
@@ -83,6 +84,12 @@ class Cron:
     either: bool
     """Whether a day fires that matches `days` or `weekdays`, as where both are restricted; else both must match."""
 
+    def names(self, day: date) -> bool:
+        """Whether it fires on a day at all."""
+        # Python's weekday 0 is Monday.
+        matches = (day.day in self.days, (day.weekday() + 1) % 7 in self.weekdays)
+        return day.month in self.months and (any(matches) if self.either else all(matches))
+
 
 def parse(text: str) -> Cron:
     """Read an expression. Raises ValueError that says which field is wrong, what was expected and found."""
@@ -104,47 +111,38 @@ def _is_star(text: str) -> bool:
     return span in ("*", "?") and int(every or 1) == 1
 
 
-def trigger(text: str, zone: str) -> BaseTrigger:
-    """When an expression fires in a time zone, for APScheduler. Raises ValueError."""
-    from apscheduler.triggers.combining import OrTrigger
-    from apscheduler.triggers.cron import CronTrigger
-
-    cron = parse(text)
-
-    def of(days: frozenset[int], weekdays: frozenset[int]) -> CronTrigger:
-        return CronTrigger(
-            minute=_listed(cron.minutes),
-            hour=_listed(cron.hours),
-            day=_listed(days),
-            month=_listed(cron.months),
-            day_of_week=",".join(WEEKDAYS[day] for day in sorted(weekdays)),
-            second="0",
-            timezone=ZoneInfo(zone),
-        )
-
-    if not cron.either:
-        return of(cron.days, cron.weekdays)
-    return OrTrigger([of(cron.days, FIELDS[4].values("*")), of(FIELDS[2].values("*"), cron.weekdays)])
-
-
 def fires(text: str, zone: str, after: datetime, until: datetime) -> Iterator[datetime]:
-    """The moments in (after, until] at which an expression fires, in order; both ends know their zone."""
-    when = trigger(text, zone)
-    last = after
-    while True:
-        # A moment later: APScheduler counts the start in.
-        found = when.get_next_fire_time(None, last + timedelta(microseconds=1))
-        if found is None or found > until:
-            return
-        yield found
-        last = found
+    """The moments in (after, until] at which an expression fires, in order and in UTC; both ends know their zone.
+
+    Raises ValueError where the expression cannot be read, KeyError where there is no such zone.
+    """
+    cron, place = parse(text), ZoneInfo(zone)
+    day, last = after.astimezone(place).date(), until.astimezone(place).date()
+    while day <= last:
+        if cron.names(day):
+            yield from (moment for moment in _moments(cron, day, place) if after < moment <= until)
+        day += timedelta(days=1)
+
+
+def next_fire(text: str, zone: str, after: datetime) -> datetime | None:
+    """The first moment after another at which an expression fires, in its zone; None for what never fires."""
+    found = next(fires(text, zone, after, after + LONGEST), None)
+    return found.astimezone(ZoneInfo(zone)) if found else None
+
+
+def _moments(cron: Cron, day: date, place: ZoneInfo) -> list[datetime]:
+    """Every moment of a day at which the zone's clocks show a time that the expression names."""
+    found: set[datetime] = set()
+    for hour, minute, fold in product(cron.hours, cron.minutes, (0, 1)):
+        shown = datetime.combine(day, time(hour, minute))
+        moment = shown.replace(tzinfo=place, fold=fold).astimezone(UTC)
+        # Python gives a moment to a time that is left out as well; clocks show another time then.
+        if moment.astimezone(place).replace(tzinfo=None) == shown:
+            found.add(moment)
+    return sorted(found)
 
 
 def check_zone(name: str) -> None:
     """Raise ValueError for what is no time zone of the IANA database, or would be one machine's own."""
     if name.lower() in ("local", "localtime") or name not in available_timezones():
         raise ValueError(f"expected a time zone such as UTC or Europe/Berlin, found {name!r}")
-
-
-def _listed(values: frozenset[int]) -> str:
-    return ",".join(str(value) for value in sorted(values))

@@ -180,15 +180,20 @@ def lines_of(trigger, code: str, enough: Callable[[list[str]], bool], **changes)
     said: list[str] = []
     schedule = SCHEDULE.model_copy(update=changes)
     runner = Runner([schedule], {schedule.name: (sys.executable, "-c", code)}, said.append, lambda _: trigger)
+    interrupted(runner, lambda: enough(said))
+    assert enough(said), said
+    return said
+
+
+def interrupted(runner: Runner, enough: Callable[[], bool]) -> None:
+    """Run until it is enough, or a minute has passed."""
     before = signal.signal(signal.SIGUSR1, raise_interrupt)
-    threading.Thread(target=interrupt, args=(lambda: enough(said),), daemon=True).start()
+    threading.Thread(target=interrupt, args=(enough,), daemon=True).start()
     try:
         with pytest.raises(KeyboardInterrupt):
             runner.run()
     finally:
         signal.signal(signal.SIGUSR1, before)
-    assert enough(said), said
-    return said
 
 
 def interrupt(enough: Callable[[], bool]) -> None:
@@ -219,6 +224,21 @@ def test_no_run_starts_while_the_one_before_goes_on_and_the_end_stops_it(tmp_pat
     said = lines_of(EVERY_SECOND, code, lambda said: words in said and ready.exists())
     assert said.count("nightly: starts") == 1
     assert "nightly: is stopped" in said and left.exists()
+
+
+@pytest.mark.timeout(120)
+def test_what_was_due_while_another_ran_does_not_start_when_all_is_stopped(tmp_path: Path):
+    ready = tmp_path / "ready"
+    code = f"import time; open({str(ready)!r}, 'a').close(); time.sleep(600)"
+    both = [SCHEDULE.model_copy(update={"name": name}) for name in ("first", "second")]
+    commands = {schedule.name: (sys.executable, "-c", code) for schedule in both}
+    said: list[str] = []
+    now = DateTrigger(datetime.now(UTC) + timedelta(seconds=1))
+    interrupted(Runner(both, commands, said.append, lambda _: now), lambda: ready.exists() and "first: starts" in said)
+    assert [line.partition(" after")[0] for line in said if "next at" not in line] == [
+        "first: starts", "first: is stopped", "first: FAILED with exit code -15",
+        "second: left out: the schedules are stopped",
+    ]  # fmt: skip
 
 
 def test_a_fire_that_is_too_late_is_told():

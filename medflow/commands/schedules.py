@@ -224,6 +224,6 @@ def _scheduler(config: SchedulesConfig) -> Scheduler | None:
 def _row(config: SchedulesConfig, schedule: ScheduleConfig) -> tuple[str, ...]:
     from medflow import cron
 
-    when = cron.trigger(schedule.cron, schedule.time_zone).get_next_fire_time(None, datetime.now(UTC))
+    when = cron.next_fire(schedule.cron, schedule.time_zone, datetime.now(UTC))
     told = "paused" if schedule.paused else f"{when:%Y-%m-%d %H:%M}" if when else ""
     return schedule.name, config.place_of(schedule), schedule.cron, schedule.time_zone, told

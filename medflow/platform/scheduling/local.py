@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
@@ -24,8 +25,15 @@ END_SECONDS = 60.0
 Triggers = Callable[[ScheduleConfig], BaseTrigger]
 
 
-def trigger_of(schedule: ScheduleConfig) -> BaseTrigger:
-    return cron.trigger(schedule.cron, schedule.time_zone)
+class CronTrigger(BaseTrigger):  # type: ignore[misc]
+    """When a schedule fires, for APScheduler."""
+
+    def __init__(self, schedule: ScheduleConfig) -> None:
+        self.schedule = schedule
+
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime | None:
+        found = cron.next_fire(self.schedule.cron, self.schedule.time_zone, previous_fire_time or now)
+        return found.astimezone(UTC) if found else None
 
 
 class Runner:
@@ -36,10 +44,13 @@ class Runner:
         schedules: Sequence[ScheduleConfig],
         commands: Mapping[str, Sequence[str]],
         say: Callable[[str], None],
-        triggers: Triggers = trigger_of,
+        triggers: Triggers = CronTrigger,
     ) -> None:
         self.say, self.commands = say, commands
         self.going: dict[str, subprocess.Popen[bytes]] = {}
+        self.stopping = False
+        #: Held while a run is started and while all are told to end, so that none starts in between.
+        self.starting = threading.Lock()
         self.scheduler = BlockingScheduler(executors={"default": ThreadPoolExecutor(1)}, timezone=UTC)
         for schedule in schedules:
             if schedule.paused:
@@ -60,12 +71,17 @@ class Runner:
             self._stop()
 
     def _fire(self, name: str) -> None:
-        self.say(f"{name}: starts")
         started = datetime.now(UTC)
-        with subprocess.Popen(self.commands[name], stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno()) as process:
+        with self.starting:
+            if self.stopping:  # it was due while another ran, and the pool hands it out all the same
+                self.say(f"{name}: left out: the schedules are stopped")
+                return
+            self.say(f"{name}: starts")
+            process = subprocess.Popen(self.commands[name], stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno())
             self.going[name] = process
+        with process:
             code = process.wait()
-            del self.going[name]
+        del self.going[name]
         took = (datetime.now(UTC) - started).total_seconds()
         self.say(f"{name}: {'done' if code == 0 else f'FAILED with exit code {code}'} after {took:.0f} s")
 
@@ -78,7 +94,8 @@ class Runner:
         self.say(f"{event.job_id}: {told[event.code]}")
 
     def _stop(self) -> None:
-        self.scheduler.remove_all_jobs()
+        with self.starting:
+            self.stopping = True
         for name, process in list(self.going.items()):
             self.say(f"{name}: is stopped")
             process.terminate()
@@ -91,5 +108,5 @@ class Runner:
 
 
 def _next(schedule: ScheduleConfig) -> str:
-    found = trigger_of(schedule).get_next_fire_time(None, datetime.now(UTC))
+    found = cron.next_fire(schedule.cron, schedule.time_zone, datetime.now(UTC))
     return f"{found:%Y-%m-%d %H:%M %Z}" if found else "no time"
