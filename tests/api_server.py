@@ -46,7 +46,8 @@ class ApiServer:
     def answer(self, verb: str, path: str, body: bytes) -> tuple[int, dict[str, Any]]:
         parts = urlsplit(path)
         _, _, rest = parts.path.partition(f"/namespaces/{NAMESPACE}/")
-        kind, _, name = rest.partition("/")
+        # What belongs to no namespace, such as nodes, is only listed.
+        kind, _, name = (rest or parts.path.rpartition("/")[2]).partition("/")
         found = self.objects.setdefault(kind, {})
         if verb == "POST":
             document = json.loads(body)

@@ -23,7 +23,7 @@ from medflow.config.sections.stack import StackConfig
 from medflow.errors import ChecksFailed, ConfigError, DownloadError, SplitError, TrainingError, WeightsUnavailable
 from medflow.platform import stack
 from medflow.platform.context import StoredFiles
-from medflow.platform.kubernetes import entrypoint, logs, reasons, settings, watching
+from medflow.platform.kubernetes import entrypoint, logs, probing, reasons, settings, watching
 from medflow.platform.kubernetes.cluster import Observed
 from medflow.platform.kubernetes.readback import dropped, quantity
 from medflow.platform.kubernetes.scheduling import wanting
@@ -51,6 +51,7 @@ ASKED = StepPlace(
     secrets=("kaggle",),
     volumes=(Volume(claim="images", path="/images"),),
     priority="medflow-batch",
+    runtime_class="nvidia",
 )
 
 
@@ -101,6 +102,8 @@ def test_a_setting_that_zenml_drops_without_a_word_is_told(key):
         ({"retries": 0}, "retries"),
         ({"memory": "4Gi"}, "memory"),
         ({"gpu": 2}, "gpu"),
+        ({"priority": "another"}, "priority: asked another, found medflow-batch"),
+        ({"runtime_class": "another"}, "runtime_class: asked another, found nvidia"),
         ({"volumes": (Volume(claim="others", path="/images"),)}, "volumes, /images: asked others, found images"),
     ],
 )
@@ -116,6 +119,19 @@ def test_a_step_completed_by_default_gets_deadline_retries_and_what_was_asked():
     assert steps["train_x"]["retry"] == {"max_retries": 2}
     assert "retry" not in steps["split"]
     assert StepPlace.model_validate(steps["train_x"]["extra"][settings.ASKED]) == ASKED
+
+
+def test_the_orchestrator_gets_its_own_priority():
+    place = PlaceConfig(stack="a", orchestrator=StepPlace(priority="medflow-orchestrator"))
+    given = settings.of_run(place, STACK)["orchestrator"]["orchestrator_pod_settings"]
+    pod = job_of(given)["spec"]["template"]["spec"]
+    assert pod["priorityClassName"] == "medflow-orchestrator" and "runtimeClassName" not in pod
+
+
+def test_what_looks_from_inside_is_placed_as_steps_are():
+    place = PlaceConfig(stack="a", steps={"default": ASKED})
+    pod = probing.manifest(STACK, place, [])["spec"]["template"]["spec"]
+    assert (pod["priorityClassName"], pod["runtimeClassName"]) == ("medflow-batch", "nvidia")
 
 
 def test_nothing_of_a_place_is_in_what_zenml_hashes():
@@ -157,6 +173,8 @@ def event(reason: str, message: str) -> dict[str, Any]:
 FAILED = {"conditions": [{"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded", "message": "limit"}]}
 LATE = {"conditions": [{"type": "Failed", "status": "True", "reason": "DeadlineExceeded", "message": "longer"}]}
 NO_ROOM = "0/1 nodes are available: 1 Insufficient memory."
+NO_PRIORITY = 'Error creating: pods "x-train-" is forbidden: no PriorityClass with name medflow-step was found'
+NO_RUNTIME = 'Error creating: pods "x-train-" is forbidden: pod rejected: RuntimeClass "nvidia" not found'
 NO_NODE = {"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False", "message": NO_ROOM}]}
 
 
@@ -169,6 +187,8 @@ NO_NODE = {"phase": "Pending", "conditions": [{"type": "PodScheduled", "status":
         ),
         (seen(pod=waits_with("ImagePullBackOff", "Back-off: not found")), "image registry.example/medflow-step:abc"),
         (seen(event=event("FailedCreate", 'violates PodSecurity "restricted"')), "refused by Pod Security"),
+        (seen(event=event("FailedCreate", NO_PRIORITY)), "refused for its `priority`: Error creating: pods"),
+        (seen(event=event("FailedCreate", NO_RUNTIME)), "refused for its `runtime_class`: Error creating: pods"),
     ],
 )
 def test_what_no_waiting_can_cure_is_fatal_and_told_in_one_line(of, words):

@@ -16,7 +16,8 @@ import manifests
 import pytest
 from manifests import Document, containers, documents, name, pods, rendered, selects, wrong
 
-from medflow.platform.kubernetes import preflight
+from medflow.config.destinations import read_place
+from medflow.platform.kubernetes import preflight, serving_objects
 from medflow.platform.kubernetes.settings import STARTS_NODES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -243,6 +244,17 @@ def test_production_has_no_database_inside() -> None:
     assert {name(document) for document in rendered("production") if document["kind"] == "Deployment"} == {
         "Deployment zenml-server", "Deployment mlflow-server",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("place", ["kubernetes", "small"])
+def test_steps_give_way_to_what_watches_them_and_that_to_servers_and_models_in_service(place: str) -> None:
+    asked = read_place(place)
+    steps = {step.priority for step in asked.steps.values()}
+    there = {each["metadata"]["name"]: each for each in rendered("dev") if each["kind"] == "PriorityClass"}
+    order = [*steps, asked.orchestrator.priority, "medflow-platform", serving_objects.PRIORITY]
+    values = [there[each]["value"] for each in order]
+    assert values == sorted(set(values)) and set(order) == there.keys()
+    assert there["medflow-step"]["preemptionPolicy"] == "Never"
 
 
 def test_gpu_adds_a_runtime_class_with_its_toleration() -> None:

@@ -42,7 +42,7 @@ GOLDEN = Path(__file__).parent / "golden" / "trainjobs"
 ASKED = StepPlace(
     cpu=4, memory="8Gi", gpu=2, shm="2Gi", retries=2, timeout=600, nodes=2, node_selector={"gpu": "a100"},
     tolerations=(Toleration(key="nvidia.com/gpu", operator="Exists", effect="NoSchedule"),), secrets=("hub",),
-    priority="medflow-step",
+    priority="medflow-step", runtime_class="nvidia",
 )  # fmt: skip
 TOKEN = {"name": "ZENML_STORE_API_TOKEN", "valueFrom": {"secretKeyRef": {"name": "zenml-token-1", "key": "token"}}}
 TRAINING = trainjobs.Training(
@@ -71,6 +71,7 @@ def test_a_node_gets_what_was_asked_and_the_step_that_waits_neither_its_gpus_nor
     assert dropped(ASKED.model_copy(update={"retries": 0}), job) == ()
     own = ASKED.waiting()
     assert (own.gpu, own.cpu, own.memory) == (0, 0.25, "8Gi")
+    assert (own.priority, own.runtime_class) == ("medflow-step", None), "no node with GPUs is needed to wait"
     assert StepPlace(gpu=1).waiting() == StepPlace(gpu=1)
 
 

@@ -23,9 +23,9 @@ TRAIN = "train_monai_unet"
 PLACE = """
 stack: {stack}
 parallel: 3
-orchestrator: {{cpu: 0.05, memory: 1Gi, timeout: 3000}}
+orchestrator: {{cpu: 0.05, memory: 1Gi, timeout: 3000, priority: medflow-orchestrator}}
 steps:
-  default: {{cpu: 0.1, memory: 2Gi, retries: 2, timeout: 1500, scratch: 2Gi}}
+  default: {{cpu: 0.1, memory: 2Gi, retries: 2, timeout: 1500, scratch: 2Gi, priority: medflow-step}}
   train: {{memory: {memory}, shm: 64Mi, timeout: {timeout}, retries: 3}}
   split: {{node_selector: {split_on}, timeout: {timeout}}}
 """

@@ -36,6 +36,9 @@ def test_the_whole_pipeline_runs_in_pods(first: dict[str, Any], applied: Medflow
     spec = pods[TRAIN][0]["spec"]
     assert spec["containers"][0]["resources"]["limits"] == {"memory": "3Gi"}
     assert spec["serviceAccountName"] == "medflow-step"
+    priorities = {name: {pod["spec"]["priorityClassName"] for pod in several} for name, several in pods.items()}
+    assert priorities.pop("") == {"medflow-orchestrator"}
+    assert set.union(*priorities.values()) == {"medflow-step"}
 
 
 def test_metrics_are_in_the_mlflow_server(first: dict[str, Any], servers: Servers) -> None:

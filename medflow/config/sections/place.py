@@ -67,7 +67,9 @@ class StepPlace(Section):
     """For the steps that read a source: `resolve`, `ingest` and `ingest_shard`. A source, or its metadata file, with a
     path below one of them is read there and not uploaded."""
     priority: str | None = None
-    """A priority class."""
+    """A priority class: which pods go first where the cluster is full. None: the cluster's default."""
+    runtime_class: str | None = None
+    """A runtime class, such as NVIDIA's where nodes do not run every pod under it. None: the nodes' own runtime."""
     nodes: int = Field(1, ge=1, le=64)
     """Pods that share the `train.devices` processes of a training, by Kubeflow Trainer; for `train` and `prune`.
     The other settings are then each pod's; the step's own waits for them, with the same memory and without GPU. What is
@@ -75,7 +77,9 @@ class StepPlace(Section):
 
     def waiting(self) -> StepPlace:
         """What the step's own pod gets: where others train for it, it needs neither their GPUs nor their cores."""
-        return self if self.nodes == 1 else self.model_copy(update={"gpu": 0, "cpu": min(self.cpu, WAITING_CPU)})
+        if self.nodes == 1:
+            return self
+        return self.model_copy(update={"gpu": 0, "cpu": min(self.cpu, WAITING_CPU), "runtime_class": None})
 
 
 class ServingPlace(Section):

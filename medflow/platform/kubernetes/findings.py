@@ -21,6 +21,7 @@ class Check(StrEnum):
     TAINTS = "taints"
     QUOTA = "quota"
     PRIORITY = "priority"
+    RUNTIME = "runtime"
     TRAINER = "trainer"
     SHM = "shm"
     SECRETS = "secrets"

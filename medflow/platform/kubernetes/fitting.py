@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from medflow.config.sections.place import StepPlace
+from medflow.config.sections.place import StepPlace, Toleration
 from medflow.platform.kubernetes.findings import Check, Finding
 from medflow.platform.kubernetes.readback import quantity
 from medflow.platform.kubernetes.settings import GPU, resources
@@ -35,6 +35,22 @@ def node_findings(step: str, asked: StepPlace, nodes: Sequence[dict[str, Any]]) 
         yield Finding.amiss(Check.TAINTS, text, f"add the taint to `tolerations` of {step} {PLACE}")
         return
     yield from _size_finding(step, asked, open_)
+
+
+def under_runtime(asked: StepPlace, runtimes: Sequence[dict[str, Any]]) -> StepPlace:
+    """A step with the labels and tolerations that its runtime class gives every pod that names it."""
+    for runtime in runtimes:
+        if runtime["metadata"]["name"] == asked.runtime_class:
+            given = runtime.get("scheduling") or {}
+            labels = {**asked.node_selector, **(given.get("nodeSelector") or {})}
+            more = tuple(Toleration.model_validate(_known(item)) for item in given.get("tolerations") or [])
+            return asked.model_copy(update={"node_selector": labels, "tolerations": (*asked.tolerations, *more)})
+    return asked
+
+
+def _known(toleration: dict[str, Any]) -> dict[str, Any]:
+    """A toleration without what is of no matter here: how long a pod puts up with a taint that came later."""
+    return {key: value for key, value in toleration.items() if key in Toleration.model_fields}
 
 
 def _size_finding(step: str, asked: StepPlace, nodes: Sequence[dict[str, Any]]) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ from typing import Any
 from medflow.config.sections.place import PlaceConfig, StepPlace
 from medflow.config.sections.stack import StackConfig, StoreConfig
 from medflow.errors import MedflowError, PlatformError
-from medflow.platform.kubernetes import cluster, fitting, probing, trainjobs
+from medflow.platform.kubernetes import cluster, fitting, probing, serving_objects, trainjobs
 from medflow.platform.kubernetes.cluster import Cluster
 from medflow.platform.kubernetes.findings import Check, Finding
 from medflow.platform.kubernetes.registration import credentials
@@ -31,6 +31,11 @@ RIGHTS = (
     ("delete", "", "secrets"),
 )
 SECONDS = 10
+#: What brings a class.
+MADE_BY = {
+    Check.PRIORITY: "apply infra/kubernetes",
+    Check.RUNTIME: "apply the overlay gpu of infra/kubernetes, or take `runtime_class` out where nodes need none",
+}
 
 
 def check(name: str, stack: StackConfig, place: PlaceConfig, environment: Mapping[str, str]) -> list[Finding]:
@@ -46,8 +51,8 @@ def check(name: str, stack: StackConfig, place: PlaceConfig, environment: Mappin
     found += [Finding.well(Check.CONTEXT, f"{stack.cluster.context}, namespace {here.namespace}")]
     accounts = list(_accounts(here, stack, place))
     rights = list(_rights(here))
-    found += [*accounts, *rights, *_nodes(here, place), *_quota(here, place), *_priorities(here, place), *_shm(place)]
-    found += trainer_findings(here, place)
+    found += [*accounts, *rights, *_nodes(here, place), *_quota(here, place), *_shm(place)]
+    found += [*class_findings(here, place), *trainer_findings(here, place)]
     if all(item.ok for item in (*accounts, *rights)):
         found += probing.probe(here, stack, place)
     return found
@@ -165,8 +170,9 @@ def _nodes(here: Cluster, place: PlaceConfig) -> Iterator[Finding]:
     if nodes is None:
         yield Finding.amiss(Check.NODES, "nodes may not be listed", "bind the cluster role medflow-client")
         return
+    runtimes = _runtimes(here, place) or []
     for step, asked in _asked(place):
-        yield from fitting.node_findings(step, asked, nodes)
+        yield from fitting.node_findings(step, fitting.under_runtime(asked, runtimes), nodes)
 
 
 def _quota(here: Cluster, place: PlaceConfig) -> Iterator[Finding]:
@@ -175,17 +181,37 @@ def _quota(here: Cluster, place: PlaceConfig) -> Iterator[Finding]:
         yield from fitting.quota_findings(step, asked, place.orchestrator, quotas)
 
 
-def _priorities(here: Cluster, place: PlaceConfig) -> Iterator[Finding]:
+def class_findings(here: Cluster, place: PlaceConfig) -> Iterator[Finding]:
+    """The priority and runtime classes that a place names are there, and the priority of models in service."""
     from kubernetes import client
 
-    wanted = {asked.priority for _, asked in _asked(place) if asked.priority}
-    if not wanted:
+    priorities = {asked.priority for _, asked in _asked(place) if asked.priority} | {serving_objects.PRIORITY}
+    known = _plain(here, client.SchedulingV1Api(here.core.api_client).list_priority_class)
+    yield from _absent(Check.PRIORITY, "priority class", priorities, known)
+    runtimes = {asked.runtime_class for _, asked in _asked(place) if asked.runtime_class}
+    if runtimes:
+        yield from _absent(Check.RUNTIME, "runtime class", runtimes, _runtimes(here, place))
+
+
+def _runtimes(here: Cluster, place: PlaceConfig) -> list[dict[str, Any]] | None:
+    """The cluster's runtime classes, where a step asks for one; None where they may not be listed."""
+    from kubernetes import client
+
+    if not any(asked.runtime_class for _, asked in _asked(place)):
+        return []
+    return _plain(here, client.NodeV1Api(here.core.api_client).list_runtime_class)
+
+
+def _absent(check: Check, kind: str, wanted: set[str], items: list[dict[str, Any]] | None) -> Iterator[Finding]:
+    if items is None:
+        yield Finding.amiss(check, f"the kind {kind} may not be listed", "bind the cluster role medflow-client")
         return
-    api = client.SchedulingV1Api(here.core.api_client)
-    known = {item["metadata"]["name"] for item in _plain(here, api.list_priority_class) or []}
+    known = {item["metadata"]["name"] for item in items}
     for name in sorted(wanted - known):
-        remedy = f"apply infra/kubernetes, or name one of {', '.join(sorted(known))}"
-        yield Finding.amiss(Check.PRIORITY, f"there is no priority class {name}", remedy)
+        others = f", or name one of {', '.join(sorted(known))} {fitting.PLACE}" if known else ""
+        yield Finding.amiss(check, f"there is no {kind} {name}", f"{MADE_BY[check]}{others}")
+    if wanted <= known:
+        yield Finding.well(check, ", ".join(sorted(wanted)))
 
 
 def trainer_findings(here: Cluster, place: PlaceConfig) -> Iterator[Finding]:

@@ -65,6 +65,7 @@ def manifest(stack: StackConfig, place: PlaceConfig, names: list[str]) -> dict[s
         "imagePullSecrets": [{"name": name} for name in stack.cluster.pull_secrets],
         "tolerations": given["tolerations"],
         "nodeSelector": given["node_selectors"],
+        **settings.classes(asked),
     }
     name = f"medflow-check-{secrets.token_hex(4)}"
     labels = {"app.kubernetes.io/part-of": "medflow", "medflow": "check"}

@@ -68,6 +68,8 @@ def _placement(asked: StepPlace, spec: dict[str, Any]) -> Compared:
         yield "tolerations", toleration, found[0] if found else None
     if asked.priority:
         yield "priority", asked.priority, spec.get("priorityClassName")
+    if asked.runtime_class:
+        yield "runtime_class", asked.runtime_class, spec.get("runtimeClassName")
 
 
 def _security(spec: dict[str, Any], container: dict[str, Any]) -> Compared:

@@ -14,7 +14,12 @@ from medflow.platform.kubernetes.settings import HOPELESS
 KILLED = 137
 #: What depends on settings, data and code alone; sources, models' weights and servers may come back.
 FOR_GOOD = frozenset(kind.exit_code for kind in (ConfigError, DataError, TrainingError))
-POD_SECURITY = "violates PodSecurity"
+#: Words of what the API server will say of a pod however often its job tries.
+REFUSED = {
+    "violates PodSecurity": "by Pod Security",
+    "no PriorityClass": "for its `priority`",
+    "RuntimeClass": "for its `runtime_class`",
+}
 QUOTA = "exceeded quota"
 
 
@@ -95,8 +100,9 @@ def _exit(seen: Observed) -> str | None:
 
 def _refused(seen: Observed) -> str | None:
     for event in reversed(seen.events):
-        if event.get("reason") == "FailedCreate" and POD_SECURITY in event.get("message", ""):
-            return f"refused by Pod Security: {_message(event)}"
+        by = [by for words, by in REFUSED.items() if words in event.get("message", "")]
+        if event.get("reason") == "FailedCreate" and by:
+            return f"refused {by[0]}: {_message(event)}"
     return None
 
 

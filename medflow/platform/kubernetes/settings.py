@@ -111,9 +111,8 @@ def check_nodes(place: PlaceConfig, config: RunConfig) -> None:
 
 def pod_settings(asked: StepPlace, cluster: ClusterConfig) -> dict[str, Any]:
     """One pod: its size, where it may run, and what Pod Security `restricted` asks for."""
-    spec: dict[str, Any] = {"security_context": POD_SECURITY}
-    if asked.priority:
-        spec["priority_class_name"] = asked.priority
+    named = {"priority_class_name": asked.priority, "runtime_class_name": asked.runtime_class}
+    spec = {"security_context": POD_SECURITY, **{key: value for key, value in named.items() if value}}
     return {
         "resources": resources(asked),
         "node_selectors": asked.node_selector,
@@ -130,6 +129,12 @@ def pod_settings(asked: StepPlace, cluster: ClusterConfig) -> dict[str, Any]:
         "container_security_context": CONTAINER_SECURITY,
         "additional_pod_spec_args": spec,
     }
+
+
+def classes(asked: StepPlace) -> dict[str, str]:
+    """What else a pod's spec names, for pods that ZenML does not make: its priority, and what it runs under."""
+    named = {"priorityClassName": asked.priority, "runtimeClassName": asked.runtime_class}
+    return {key: value for key, value in named.items() if value}
 
 
 def resources(asked: StepPlace) -> dict[str, dict[str, str]]:

@@ -122,7 +122,7 @@ def _pod(training: Training) -> dict[str, Any]:
         "securityContext": given["container_security_context"],
         "volumeMounts": given["volume_mounts"],
     }
-    pod = {
+    return {
         "containers": [container],
         "restartPolicy": "Never",
         "serviceAccountName": training.cluster.step_account,
@@ -133,5 +133,5 @@ def _pod(training: Training) -> dict[str, Any]:
         "tolerations": given["tolerations"],
         "nodeSelector": given["node_selectors"],
         "imagePullSecrets": [{"name": name} for name in given["image_pull_secrets"]],
+        **settings.classes(training.asked),
     }
-    return pod | ({"priorityClassName": training.asked.priority} if training.asked.priority else {})
