@@ -88,10 +88,10 @@ def stop(
     """
     stack = _enter(name)
     from medflow.platform import reports
-    from medflow.platform.kubernetes import cluster, running
+    from medflow.platform.kubernetes import cluster, ending
 
     found = reports.find_run(run)
-    running.stop(str(found.id), cluster.connect(stack.cluster.context, stack.cluster.namespace))
+    ending.stop(str(found.id), cluster.connect(stack.cluster.context, stack.cluster.namespace))
     output.emit(f"{found.name} is stopped")
 
 

@@ -64,6 +64,10 @@ class Cluster:
             return None
         return _observed(self._plain(job), self._pods(f"job-name={name}"), self.events())
 
+    def pods(self, run_id: str) -> list[dict[str, Any]]:
+        """Every pod of a run, those included whose job is gone."""
+        return self._pods(f"run_id={run_id}")
+
     def cron_jobs(self, label: str) -> list[dict[str, Any]]:
         """Every CronJob that has a label."""
         found: list[dict[str, Any]] = self._plain(

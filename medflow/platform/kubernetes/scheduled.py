@@ -14,7 +14,7 @@ from zenml.models import PipelineSnapshotResponse
 from zenml.pipelines.run_utils import create_placeholder_run
 
 from medflow.errors import MedflowError
-from medflow.platform.kubernetes import running
+from medflow.platform.kubernetes import others
 from medflow.platform.kubernetes.cluster import Cluster
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ def needless(snapshot: PipelineSnapshotResponse, run_id: str, here: Cluster) -> 
     dataset = snapshot.pipeline_configuration.name
     own = Client().get_pipeline_run(run_id)
     # Of two that start in the same moment, the second gives way.
-    before = [run for run in running.going_on(dataset, here) if _key(run) < _key(own)]
+    place = snapshot.pipeline_configuration.extra.get(others.SENT_TO)
+    before = [run for run in others.going_on(dataset, here, place) if _key(run) < _key(own)]
     if before:
         return f"a run of {dataset} is going on already: {before[0].name}"
     if not snapshot.pipeline_configuration.extra.get(ONLY_WHEN_CHANGED):

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from zenml.client import Client
 from zenml.enums import ExecutionStatus
-from zenml.models import PipelineRunUpdate
 
 from medflow import errors
 from medflow.errors import PlatformError
-from medflow.platform.kubernetes import reasons
+from medflow.platform.kubernetes import ending, reasons
 from medflow.platform.kubernetes.cluster import Cluster, Observed
 from medflow.platform.kubernetes.keeping import FAILURE, folder
 from medflow.platform.kubernetes.patience import POLL_SECONDS, patiently
@@ -41,7 +41,7 @@ def follow(run_id: str, cluster: Cluster, say: Callable[[str], None] = say_line)
         if run.status.is_finished:
             break
         teller.tell_waiting(jobs, steps)
-        _fail_where_nothing_can_come(run, jobs, cluster)
+        patiently(partial(_fail_where_nothing_can_come, run, jobs, cluster), say)
         time.sleep(POLL_SECONDS)
     _await_aftermath(run_id, cluster, say)
     run = patiently(lambda: Client().get_pipeline_run(run_id), say)
@@ -132,7 +132,7 @@ class _Teller:
 
 
 def _fail_where_nothing_can_come(run: PipelineRunResponse, jobs: tuple[Observed, ...], cluster: Cluster) -> None:
-    """End a run whose orchestrator cannot start, or is over without having said so."""
+    """End a run, and its steps, whose orchestrator cannot start, or is over without having said so."""
     orchestrator = next((job for job in jobs if job.step is None), None)
     if orchestrator is None:
         reason: str | None = "its orchestrator's job is gone from the cluster"
@@ -142,9 +142,7 @@ def _fail_where_nothing_can_come(run: PipelineRunResponse, jobs: tuple[Observed,
             reason = "its orchestrator ended before the run did"
     if reason is None or _fresh(run.id):
         return
-    if orchestrator is not None and not reasons.over(orchestrator):
-        cluster.delete_job(orchestrator.name)
-    Client().zen_store.update_run(run.id, PipelineRunUpdate(status=ExecutionStatus.FAILED, status_reason=reason[:255]))
+    ending.fail(run, jobs, cluster, reason)
 
 
 def _fresh(run_id: object) -> bool:
