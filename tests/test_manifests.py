@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -263,3 +264,26 @@ def test_gpu_adds_a_runtime_class_with_its_toleration() -> None:
     assert runtime["handler"] == "nvidia"
     assert runtime["scheduling"]["tolerations"][0]["key"] == "nvidia.com/gpu"
     assert there["ResourceQuota medflow"]["spec"]["hard"]["requests.nvidia.com/gpu"] == "8"
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="there is no kubectl")
+def test_production_is_applied_only_for_a_host_of_ones_own(tmp_path: Path) -> None:
+    """With a `kubectl` that renders as the real one does, and only notes what it would apply."""
+    program = tmp_path / "kubectl"
+    program.write_text(
+        f'#!/bin/sh\n[ "$1" = kustomize ] && exec {shutil.which("kubectl")} "$@"\necho "$@" >>{tmp_path}/applied\n'
+    )
+    program.chmod(0o755)
+    given = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TAG": "tag"}
+    command = [SOURCES.parent / "scripts" / "apply", "production"]
+    done = subprocess.run(command, env=given, capture_output=True, text=True)
+    assert done.returncode == 1 and "zenml.example.com" in done.stderr and "INGRESS_HOST" in done.stderr
+    assert not (tmp_path / "applied").exists()
+    done = subprocess.run(command, env={**given, "INGRESS_HOST": "zenml.clinic.org"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "applied").read_text().startswith("apply --server-side --force-conflicts -k ")
+    made = subprocess.run(
+        ["kubectl", "kustomize", ROOT / "build/kubernetes/production"], capture_output=True, text=True
+    )
+    (ingress,) = [each for each in documents(made.stdout) if each["kind"] == "Ingress"]
+    assert ingress["spec"]["tls"][0]["hosts"] == [ingress["spec"]["rules"][0]["host"]] == ["zenml.clinic.org"]

@@ -31,7 +31,8 @@ Right = tuple[str, str, str]
 
 
 def _apply(cluster: Cluster, overlay: str, tag: str, *options: str) -> str:
-    done = cluster.run(SCRIPTS / "apply", overlay, *options, REGISTRY=cluster.registry, TAG=tag)
+    host = {"INGRESS_HOST": "zenml.test"} if overlay == "production" else {}
+    done = cluster.run(SCRIPTS / "apply", overlay, *options, REGISTRY=cluster.registry, TAG=tag, **host)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Warning" not in done.stderr, done.stderr
     return done.stdout
