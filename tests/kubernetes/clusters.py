@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import pwd
+import socket
 import subprocess
 from dataclasses import dataclass
 from functools import cached_property
@@ -63,11 +64,23 @@ class Cluster:
         return self.kubectl("config", "current-context").strip()
 
     @cached_property
-    def store(self) -> Store:
+    def address_of_node(self) -> str:
         node = self.json("get", "nodes")["items"][0]
-        address = next(each["address"] for each in node["status"]["addresses"] if each["type"] == "InternalIP")
+        return next(each["address"] for each in node["status"]["addresses"] if each["type"] == "InternalIP")
+
+    @cached_property
+    def is_on_this_machine(self) -> bool:
+        with socket.socket() as here:
+            try:
+                here.bind((self.address_of_node, 0))
+            except OSError:
+                return False
+        return True
+
+    @cached_property
+    def store(self) -> Store:
         return Store(
-            url=os.environ.get("AWS_ENDPOINT_URL", f"http://{address}:7070"),
+            url=os.environ.get("AWS_ENDPOINT_URL", f"http://{self.address_of_node}:7070"),
             key=os.environ.get("AWS_ACCESS_KEY_ID", "test"),
             secret=os.environ.get("AWS_SECRET_ACCESS_KEY", "test-secret"),
         )
@@ -95,6 +108,19 @@ class Cluster:
         """The URL of a Service, by its cluster address: pods and the test cluster's machine both reach it."""
         spec = self.json("-n", namespace, "get", "service", service)["spec"]
         return f"http://{spec['clusterIP']}:{spec['ports'][0]['port']}"
+
+    def kubeconfig_of(self, account: str) -> str:
+        """What somebody with the rights of a service account has, its only context called `client`."""
+        token = self.kubectl("-n", RUNS, "create", "token", account, "--duration", "3h").strip()
+        mine = json.loads(self.kubectl("config", "view", "--minify", "--flatten", "-o", "json"))
+        return json.dumps({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "here", "cluster": mine["clusters"][0]["cluster"]}],
+            "users": [{"name": account, "user": {"token": token}}],
+            "contexts": [{"name": "client", "context": {"cluster": "here", "user": account}}],
+            "current-context": "client",
+        })  # fmt: skip
 
     def secret(self, name: str, key: str, namespace: str = PLATFORM) -> str:
         data = self.json("-n", namespace, "get", "secret", name)["data"]
@@ -124,6 +150,13 @@ class Servers:
             found = self.api.get(f"{self.zenml}/api/v1/{kind}", params={query: dataset, "size": 500}).json()
             for item in found["items"]:
                 self.api.delete(f"{self.zenml}/api/v1/{kind}/{item['id']}").raise_for_status()
+
+    def steps(self, run_id: str) -> dict[str, dict[str, Any]]:
+        """Each step of a run, with what it read and wrote."""
+        params = {"pipeline_run_id": run_id, "size": 100, "hydrate": True}
+        found = self.api.get(f"{self.zenml}/api/v1/steps", params=params)
+        found.raise_for_status()
+        return {item["name"]: item for item in found.json()["items"]}
 
     def token_secret(self, run_id: str) -> str:
         """The name of the Secret by which a run's pods sign in."""

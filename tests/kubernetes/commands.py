@@ -31,7 +31,7 @@ steps:
 """
 STACK = """
 server: ${{ZENML_STORE_URL}}
-cluster: {{context: {context}, namespace: {namespace}}}
+cluster: {{context: client, namespace: {namespace}}}
 image: {image}
 registry: {registry}
 store:
@@ -126,10 +126,35 @@ class Medflow:
         return content
 
 
+def user_of(cluster: Cluster, servers: Servers, image: str, folder: Path, part: str) -> Medflow:
+    """The command line with a stack's YAML of its own and a folder of its own in the store."""
+    found = Medflow(folder, environment_of(cluster, servers, folder), cluster, part)
+    found.stack.write_text(
+        STACK.format(namespace=RUNS, image=image, registry=cluster.registry, bucket=BUCKET, folder=part)
+    )
+    return found
+
+
+@contextmanager
+def registered(medflow: Medflow) -> Iterator[Medflow]:
+    """With its stack registered; in the end neither stack nor objects are left."""
+    done = medflow("stack", "apply", str(medflow.stack), "--json")
+    assert done.returncode == 0, done.stderr
+    yield medflow
+    assert medflow("stack", "delete", str(medflow.stack)).returncode == 0
+    store = medflow.cluster.store.client
+    for name in medflow.objects(""):
+        store.delete_object(Bucket=BUCKET, Key=f"{medflow.store_folder}/{name}")
+
+
 def environment_of(cluster: Cluster, servers: Servers, folder: Path) -> dict[str, str]:
-    """What a user has exported."""
+    """What a user has exported who has no rights but medflow-client's."""
+    kubeconfig = folder / "kubeconfig"
+    kubeconfig.touch(mode=0o600)
+    kubeconfig.write_text(cluster.kubeconfig_of("medflow-client"))
     return {
         **cluster.environment,
+        "KUBECONFIG": str(kubeconfig),
         **cluster.store.environment,
         "PYTHONPATH": str(ROOT),
         "MEDFLOW_HOME": str(folder / "home"),

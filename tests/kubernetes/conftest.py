@@ -17,12 +17,13 @@ import pwd
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from clusters import BUCKET, ROOT, RUNS, SCRIPTS, STATE, Cluster, Servers, Store
-from commands import STACK, Medflow, environment_of, outcome_of
+from clusters import BUCKET, PLATFORM, ROOT, RUNS, SCRIPTS, STATE, Cluster, Servers, Store
+from commands import Medflow, outcome_of, registered, user_of
 
 FOLDER = Path(os.environ.get("MEDFLOW_CLUSTER", ROOT.parent / "shared" / "cluster"))
 
@@ -53,14 +54,15 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def tag(cluster: Cluster) -> str:
+def tag(cluster: Cluster) -> Iterator[str]:
     """The tag under which the registry has every image, made from this checkout."""
     if "MEDFLOW_TAG" in os.environ:
-        return os.environ["MEDFLOW_TAG"]
-    _engine(cluster)
-    done = cluster.run(ROOT / "infra" / "docker" / "images.sh", REGISTRY=cluster.registry)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.rpartition("TAG=")[2].strip()
+        yield os.environ["MEDFLOW_TAG"]
+        return
+    with _engine(cluster):
+        done = cluster.run(ROOT / "infra" / "docker" / "images.sh", REGISTRY=cluster.registry)
+        assert done.returncode == 0, done.stderr
+        yield done.stdout.rpartition("TAG=")[2].strip()
 
 
 @pytest.fixture(scope="session")
@@ -70,46 +72,34 @@ def step_image(cluster: Cluster, tag: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def servers(cluster: Cluster, tag: str) -> Servers:
-    """The dev overlay, applied and ready."""
+def servers(cluster: Cluster, tag: str) -> Iterator[Servers]:
+    """The dev overlay, applied and ready; it stays where it was before."""
+    was_there = cluster.run("kubectl", "get", "namespace", PLATFORM).returncode == 0
     _bucket(cluster.store)
     for command in ([SCRIPTS / "make-secrets"], [SCRIPTS / "apply", "dev"]):
         done = cluster.run(*command, **cluster.store.environment, REGISTRY=cluster.registry, TAG=tag)
         assert done.returncode == 0, done.stdout + done.stderr
-    return Servers(
+    yield Servers(
         zenml=cluster.address("zenml-server"),
         mlflow=cluster.address("mlflow-server"),
         user="admin",
         password=cluster.secret("zenml-server", "admin-password"),
     )
+    assert _left(cluster) == []
+    if not was_there:
+        cluster.kubectl("delete", "-k", str(ROOT / "build" / "kubernetes" / "dev"), "--timeout=300s")
 
 
 @pytest.fixture(scope="session")
 def medflow(cluster: Cluster, servers: Servers, step_image: str, tmp_path_factory: pytest.TempPathFactory) -> Medflow:
-    """The command line, with a stack's YAML of its own and a folder of its own in the store."""
-    folder = tmp_path_factory.mktemp("runs")
-    part = f"test-{int(time.time())}"
-    found = Medflow(folder, environment_of(cluster, servers, folder), cluster, part)
-    found.stack.write_text(
-        STACK.format(
-            context=cluster.context,
-            namespace=RUNS,
-            image=step_image,
-            registry=cluster.registry,
-            bucket=BUCKET,
-            folder=part,
-        )
-    )
-    return found
+    return user_of(cluster, servers, step_image, tmp_path_factory.mktemp("runs"), f"test-{int(time.time())}")
 
 
 @pytest.fixture(scope="session")
 def applied(medflow: Medflow, servers: Servers) -> Iterator[Medflow]:
     servers.forget("phantom")
-    done = medflow("stack", "apply", str(medflow.stack), "--json")
-    assert done.returncode == 0, done.stderr
-    yield medflow
-    assert medflow("stack", "delete", str(medflow.stack)).returncode == 0
+    with registered(medflow):
+        yield medflow
 
 
 @pytest.fixture(scope="session")
@@ -125,11 +115,13 @@ def _script(path: Path) -> None:
     assert done.returncode == 0, f"{path} failed; see {STATE / 'log'}"
 
 
-def _engine(cluster: Cluster) -> None:
+@contextmanager
+def _engine(cluster: Cluster) -> Iterator[None]:
     """A Docker Engine that has python:3.11-slim, or a stand-in where no registry of images can be reached."""
+    started = None
     if cluster.run("docker", "info").returncode:
         with (STATE / "log" / "dockerd.log").open("ab") as log:
-            subprocess.Popen(["dockerd"], stdout=log, stderr=log, start_new_session=True)
+            started = subprocess.Popen(["dockerd"], stdout=log, stderr=log, start_new_session=True)
         for _ in range(60):
             if cluster.run("docker", "info").returncode == 0:
                 break
@@ -141,6 +133,19 @@ def _engine(cluster: Cluster) -> None:
         and (FOLDER / "base-image.sh").is_file()
     ):
         _script(FOLDER / "base-image.sh")
+    yield
+    if started is not None:
+        started.terminate()
+        started.wait(timeout=60)
+
+
+def _left(cluster: Cluster) -> list[str]:
+    """What a test should have taken away, and has not."""
+    kinds = "cronjobs,deployments,services,horizontalpodautoscalers,trainjobs,trainingruntimes,persistentvolumeclaims"
+    items = cluster.json("-n", RUNS, "get", kinds)["items"]
+    secrets = cluster.json("-n", RUNS, "get", "secrets")["items"]
+    items += [item for item in secrets if item["metadata"]["name"].startswith("zenml-token-")]
+    return [f"{item['kind']} {item['metadata']['name']}" for item in items]
 
 
 def _bucket(store: Store) -> None:

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.timeout(1800)]
 STACK = """
 server: ${{ZENML_STORE_URL}}
 cluster:
-  context: {context}
+  context: client
   namespace: {namespace}
 image: {image}
 registry: {registry}
@@ -92,17 +92,18 @@ PLANTED = {
 
 
 @pytest.fixture(scope="module")
-def checked(cluster: Cluster, servers: Servers, step_image: str, tmp_path_factory: pytest.TempPathFactory) -> Medflow:
+def checked(
+    cluster: Cluster, servers: Servers, step_image: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Medflow]:
     folder = tmp_path_factory.mktemp("check")
-    text = STACK.format(
-        context=cluster.context, namespace=RUNS, image=step_image, registry=cluster.registry, bucket=BUCKET
-    )
+    text = STACK.format(namespace=RUNS, image=step_image, registry=cluster.registry, bucket=BUCKET)
     (folder / "check.yaml").write_text(text)
     (folder / "place.yaml").write_text(PLACE)
     found = Medflow(folder, environment_of(cluster, servers, folder), cluster, "check")
     done = found("stack", "apply", str(folder / "check.yaml"))
     assert done.returncode == 0, done.stderr
-    return found
+    yield found
+    assert found("stack", "delete", str(folder / "check.yaml")).returncode == 0
 
 
 def check(medflow: Medflow, **variables: str) -> subprocess.CompletedProcess:

@@ -57,24 +57,36 @@ def test_an_image_that_is_not_there_is_told(first: dict[str, Any], applied: Medf
     ]
 
 
-#: medflow's command line, but that the steps' pods lack what Pod Security asks for.
-INSECURE = """
+#: medflow's command line, but that something of its pods is lost on the way to ZenML's settings.
+LOST = """
 from medflow.platform.kubernetes import settings
 whole = settings._of_step
-def insecure(*given):
+def lost(*given):
     found = whole(*given)
-    found["settings"]["orchestrator"]["pod_settings"]["container_security_context"] = {}
-    found["extra"] = {}  # or the pod would be found to lack it before it is refused
+    {loss}
     return found
-settings._of_step = insecure
+settings._of_step = lost
 from medflow.cli import main
 main()
 """
+PODS = 'found["settings"]["orchestrator"]["pod_settings"]'
+#: What is compared with the pods is lost too, or they would be found to lack it before they are refused.
+INSECURE = f'{PODS}["container_security_context"] = {{}}; found["extra"] = {{}}'
+
+
+def _with_loss(applied: Medflow, loss: str, *settings: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", LOST.format(loss=loss), *applied.words(*settings)]
+    return subprocess.run(command, env=applied.environment, cwd=applied.folder, capture_output=True, text=True)
+
+
+def test_a_setting_that_was_dropped_on_the_way_fails_the_run(first: dict[str, Any], applied: Medflow) -> None:
+    done = _with_loss(applied, f'{PODS}["resources"]["limits"] = {{}}', "split.seed=5")
+    assert done.returncode != 0
+    assert "memory (limits): asked " in done.stderr.splitlines()[-2], done.stderr
 
 
 def test_pods_that_pod_security_refuses_are_told_at_once(first: dict[str, Any], applied: Medflow) -> None:
-    command = [sys.executable, "-c", INSECURE, *applied.words("split.seed=4")]
-    done = subprocess.run(command, env=applied.environment, cwd=applied.folder, capture_output=True, text=True)
+    done = _with_loss(applied, INSECURE, "split.seed=4")
     assert done.returncode != 0
     assert "refused by Pod Security" in done.stderr.splitlines()[-2]
     assert "allowPrivilegeEscalation" in done.stderr.splitlines()[-2]
@@ -87,6 +99,7 @@ def test_a_run_that_is_stopped_leaves_no_pod_no_secret_and_no_open_mlflow_run(
         until = time.monotonic() + 600
         while not applied.running(TRAIN) and time.monotonic() < until:
             time.sleep(1)
+        assert _token_secrets(cluster), "there is one while a run goes on"
         process.send_signal(signal.SIGINT)
         done = finished(process)
     assert done.returncode == 130
@@ -95,12 +108,18 @@ def test_a_run_that_is_stopped_leaves_no_pod_no_secret_and_no_open_mlflow_run(
     while applied.pods(run_id) and time.monotonic() < until:
         time.sleep(1)
     assert not applied.pods(run_id)
-    names = [item["metadata"]["name"] for item in cluster.json("-n", RUNS, "get", "secrets")["items"]]
-    assert servers.token_secret(run_id) not in names
+    assert servers.token_secret(run_id) not in _token_secrets(cluster)
+    kept = applied.objects(f"runs/{run_id}/pods/")
+    assert any("train" in name and name.endswith(".log") for name in kept) and "events.json" in kept, kept
     assert _ending(servers, run_id) == "KILLED"
     listed = applied("runs", "--on", str(applied.place), "--json")
     (status,) = [item["status"] for item in json.loads(listed.stdout) if item["run_id"] == run_id]
     assert status == "stopped"
+
+
+def _token_secrets(cluster: Cluster) -> list[str]:
+    names = [item["metadata"]["name"] for item in cluster.json("-n", RUNS, "get", "secrets")["items"]]
+    return [name for name in names if name.startswith("zenml-token-")]
 
 
 def _ending(servers: Servers, run_id: str) -> str:

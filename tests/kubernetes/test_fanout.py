@@ -6,14 +6,15 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
 from typing import Any
 
 import pytest
-from clusters import BUCKET, RUNS, Cluster, Servers
-from commands import STACK, Medflow, environment_of, outcome_of
+from clusters import Cluster, Servers
+from commands import Medflow, outcome_of, registered, user_of
 
 pytestmark = [pytest.mark.timeout(3600)]
 
@@ -59,20 +60,14 @@ class Span:
 
 
 @pytest.fixture(scope="module")
-def medflow(cluster: Cluster, servers: Servers, step_image: str, tmp_path_factory: pytest.TempPathFactory) -> Medflow:
-    folder = tmp_path_factory.mktemp("fanout")
-    part = f"test-fanout-{int(time.time())}"
-    stack, place = folder / "fanout.yaml", folder / "place.yaml"
-    stack.write_text(
-        STACK.format(context=cluster.context, namespace=RUNS, image=step_image, registry=cluster.registry,
-                     bucket=BUCKET, folder=part)
-    )  # fmt: skip
-    place.write_text(PLACE.format(stack=stack, at_once=AT_ONCE))
+def medflow(
+    cluster: Cluster, servers: Servers, step_image: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Medflow]:
     servers.forget(DATASET)
-    made = Medflow(folder, environment_of(cluster, servers, folder), cluster, part)
-    done = made("stack", "apply", str(stack), "--json")
-    assert done.returncode == 0, done.stderr
-    return made
+    folder = tmp_path_factory.mktemp("fanout")
+    with registered(user_of(cluster, servers, step_image, folder, f"test-fanout-{int(time.time())}")) as found:
+        found.place.write_text(PLACE.format(stack=found.stack, at_once=AT_ONCE))
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +77,7 @@ def sharded(medflow: Medflow) -> dict[str, Any]:
 
 def run(medflow: Medflow, *settings: str) -> dict[str, Any]:
     started = time.monotonic()
-    outcome = outcome_of(
-        medflow("run", DATASET, *SMALL, *settings, "--on", str(medflow.folder / "place.yaml"), "--json")
-    )
+    outcome = outcome_of(medflow("run", DATASET, *SMALL, *settings, "--on", str(medflow.place), "--json"))
     print(f"{' '.join(settings)}: {len(outcome['steps'])} steps, {time.monotonic() - started:.0f} s")
     return outcome
 
@@ -140,7 +133,7 @@ def test_shards_give_the_same_rows_and_pixels_as_one_step(sharded: dict[str, Any
 
 def digests(medflow: Medflow, run_id: str) -> dict[str, str]:
     """Content hashes of what `ingest` made."""
-    command = [sys.executable, "-c", DIGESTS, str(medflow.folder / "place.yaml"), run_id]
+    command = [sys.executable, "-c", DIGESTS, str(medflow.place), run_id]
     done = subprocess.run(command, env=medflow.environment, cwd=medflow.folder, capture_output=True, text=True)
     assert "digests " in done.stdout, done.stderr
     found: dict[str, str] = json.loads(done.stdout.partition("digests ")[2])

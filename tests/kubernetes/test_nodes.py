@@ -6,13 +6,14 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from clusters import BUCKET, RUNS, Cluster, Servers
-from commands import STACK, Medflow, environment_of, finished
+from clusters import RUNS, Cluster, Servers
+from commands import Medflow, finished, registered, user_of
 
 pytestmark = [pytest.mark.timeout(3600)]
 
@@ -57,7 +58,7 @@ class Trainer:
     def start(
         self, *settings: str, nodes: int = 2, retries: int = 2, timeout: int = 1500, cpu: float = 0.1
     ) -> subprocess.Popen:
-        stack, place = self.medflow.folder / "nodes.yaml", self.medflow.folder / f"place-{time.monotonic_ns()}.yaml"
+        stack, place = self.medflow.stack, self.medflow.folder / f"place-{time.monotonic_ns()}.yaml"
         place.write_text(PLACE.format(stack=stack, nodes=nodes, retries=retries, timeout=timeout, cpu=cpu))
         command = [sys.executable, str(Path(__file__).with_name("only_training.py")), str(place)]
         return subprocess.Popen(
@@ -78,17 +79,12 @@ def outcome_of(done: subprocess.CompletedProcess) -> Told:
 
 
 @pytest.fixture(scope="module")
-def trainer(cluster: Cluster, servers: Servers, step_image: str, tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+def trainer(
+    cluster: Cluster, servers: Servers, step_image: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Trainer]:
     folder = tmp_path_factory.mktemp("nodes")
-    part = f"test-nodes-{int(time.time())}"
-    (folder / "nodes.yaml").write_text(
-        STACK.format(context=cluster.context, namespace=RUNS, image=step_image, registry=cluster.registry,
-                     bucket=BUCKET, folder=part)
-    )  # fmt: skip
-    medflow = Medflow(folder, environment_of(cluster, servers, folder), cluster, part)
-    done = medflow("stack", "apply", str(folder / "nodes.yaml"), "--json")
-    assert done.returncode == 0, done.stderr
-    return Trainer(medflow)
+    with registered(user_of(cluster, servers, step_image, folder, f"test-nodes-{int(time.time())}")) as found:
+        yield Trainer(found)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +95,7 @@ def together(trainer: Trainer) -> Told:
 
 def test_the_check_finds_kubeflow_trainer(trainer: Trainer) -> None:
     place = trainer.medflow.folder / "place.yaml"
-    stack = trainer.medflow.folder / "nodes.yaml"
+    stack = trainer.medflow.stack
     place.write_text(PLACE.format(stack=stack, nodes=2, retries=2, timeout=1500, cpu=0.1))
     done = trainer.medflow("stack", "check", str(stack), "--on", str(place), "--json")
     assert done.returncode == 0, done.stdout
@@ -236,7 +232,7 @@ def test_stopping_a_run_takes_its_nodes_away(trainer: Trainer) -> None:
     await_node(trainer, 1)
     [job] = trainer.medflow.cluster.json("-n", RUNS, "get", "trainjobs", "-l", f"medflow.dev/step={STEP}")["items"]
     run_id = job["metadata"]["labels"]["medflow.dev/run"]
-    done = trainer.medflow("stack", "stop", str(trainer.medflow.folder / "nodes.yaml"), run_id)
+    done = trainer.medflow("stack", "stop", str(trainer.medflow.stack), run_id)
     assert done.returncode == 0, done.stderr
     assert finished(process).returncode != 0
     until = time.monotonic() + 120

@@ -24,7 +24,8 @@ def test_every_line_of_the_page_runs(cluster: Cluster, servers: Servers, tag: st
     # With what the page exports there already, as for who follows it a second time in the same shell.
     exported = environment_of(cluster, servers, tmp_path)
     # A token of nobody: without any, `stack check` says that there is no secret of Kaggle's.
-    given = {"REGISTRY": cluster.registry, "TAG": tag, "KAGGLE_API_TOKEN": "a-token"}
+    given = {"KUBECONFIG": str(cluster.kubeconfig), "REGISTRY": cluster.registry, "TAG": tag,
+             "KAGGLE_API_TOKEN": "a-token"}  # fmt: skip
     done = cluster.run("bash", "-c", script, **{**exported, **given})
     print(done.stdout, done.stderr)
     assert done.returncode == 0, done.stderr[-4000:]

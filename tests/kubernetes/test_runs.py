@@ -41,6 +41,23 @@ def test_the_whole_pipeline_runs_in_pods(first: dict[str, Any], applied: Medflow
     assert set.union(*priorities.values()) == {"medflow-step"}
 
 
+def test_the_server_knows_from_which_images_the_model_came(first: dict[str, Any], servers: Servers) -> None:
+    """Backwards from the registered model: each step and what it read, until nothing was read."""
+    steps = servers.steps(first["run_id"])
+    made_by = {artifact: name for name, step in steps.items() for artifact in _artifacts(step, "outputs")}
+    behind: set[str] = set()
+    reached = {"package"}
+    while reached:
+        behind |= reached
+        reached = {made_by[artifact] for name in reached for artifact in _artifacts(steps[name], "inputs")} - behind
+    assert {"resolve", "ingest", "validate", "split", "normalize", TRAIN, "choose", "package"} <= behind
+
+
+def _artifacts(step: dict[str, Any], side: str) -> set[str]:
+    """What a step read or wrote, by the ids of the artifacts' versions."""
+    return {version["id"] for versions in step["resources"][side].values() for version in versions}
+
+
 def test_metrics_are_in_the_mlflow_server(first: dict[str, Any], servers: Servers) -> None:
     client = MlflowClient(tracking_uri=servers.mlflow)
     experiment = client.get_experiment_by_name("phantom")
@@ -55,7 +72,7 @@ def test_logs_and_events_of_every_pod_are_kept(first: dict[str, Any], applied: M
     kept = applied.objects(f"runs/{first['run_id']}/pods/")
     names = [pod["metadata"]["name"] for pods in applied.pods(first["run_id"]).values() for pod in pods]
     assert names
-    assert all(f"{name}.log" in kept and kept.get(f"{name}.json", 0) > 0 for name in names)
+    assert all(kept.get(f"{name}.log", 0) > 0 and kept.get(f"{name}.json", 0) > 0 for name in names)
     assert kept["events.json"] > len("[]")
 
 

@@ -1,22 +1,33 @@
-"""Where images and weights come from in a cluster: a volume, and files of the machine that starts the run."""
+"""Where images and weights come from in a cluster: a volume, this machine, the store, Kaggle.
+
+The images are the same each time, so that only what reads a source runs again.
+"""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import timm
 import yaml
-from clusters import RUNS, Cluster
+from clusters import BUCKET, RUNS, Cluster, Servers
 from commands import SMALL, Medflow, outcome_of
+from kaggle_server import ENVIRONMENT, TOKEN, serving
+from proxy import proxy
 from safetensors.torch import save_file
 
 pytestmark = [pytest.mark.timeout(3600)]
 CLAIM, IMAGES, DATASET = "medflow-test-images", "/images", "lung_disease"
 TRAIN = "train_test_resnet"
+#: What reads a source, and what looks at the world outside in every run.
+UNCACHED = {"resolve", "ingest", "incumbent", "promote", "record"}
+WEIGHTS, IMAGE_COUNT = "mine.safetensors", "90"
+IN_KAGGLE = "khaleddev/lungs-disease-dataset-broken"
 
 
 @pytest.fixture(scope="module")
@@ -30,23 +41,37 @@ def volume(cluster: Cluster, step_image: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def run(applied: Medflow, volume: str) -> dict[str, Any]:
-    """A run on that volume, of a model that starts from a file of this machine."""
+def ready(applied: Medflow) -> Medflow:
+    """With a place whose reading steps have the volume and Kaggle's secret, and weights of this machine."""
     applied.words()
     place = yaml.safe_load(applied.place.read_text())
     for step in ("resolve", "ingest", "ingest_shard"):
-        place["steps"][step] = {"volumes": [{"claim": volume, "path": IMAGES}]}
+        place["steps"][step] = {"volumes": [{"claim": CLAIM, "path": IMAGES}], "secrets": [CLAIM]}
     applied.place.write_text(yaml.safe_dump(place))
-    weights = applied.folder / "mine.safetensors"
-    save_file(timm.create_model("test_resnet", in_chans=1, num_classes=0).state_dict(), weights)
-    models = [{"kind": "timm", "name": "test_resnet", "size": 32, "pretrained": str(weights), "stats": "unit"}]
+    save_file(timm.create_model("test_resnet", in_chans=1, num_classes=0).state_dict(), applied.folder / WEIGHTS)
+    return applied
+
+
+def begin(medflow: Medflow, *source: str) -> dict[str, Any]:
+    weights = str(medflow.folder / WEIGHTS)
+    models = [{"kind": "timm", "name": "test_resnet", "size": 32, "pretrained": weights, "stats": "unit"}]
     settings = [word for word in SMALL if not word.startswith(("source.", "models."))]
-    return outcome_of(
-        applied(
-            "run", DATASET, *settings, f"models={json.dumps(models)}", "source.kind=folder",
-            f"source.path={IMAGES}/{DATASET}", "--on", str(applied.place), "--json",
-        )
-    )  # fmt: skip
+    words = ("run", DATASET, *settings, f"models={json.dumps(models)}", *source)
+    return outcome_of(medflow(*words, "--on", str(medflow.place), "--json"))
+
+
+@pytest.fixture(scope="module")
+def run(ready: Medflow, volume: str) -> dict[str, Any]:
+    """A run on that volume, of a model that starts from a file of this machine."""
+    return begin(ready, "source.kind=folder", f"source.path={IMAGES}/{DATASET}")
+
+
+@pytest.fixture(scope="module")
+def twin(applied: Medflow) -> Path:
+    """The images of the volume, on this machine."""
+    folder = applied.folder / "twin"
+    assert applied.elsewhere("twins")("phantom", DATASET, "--to", str(folder), "--images", IMAGE_COUNT).returncode == 0
+    return folder
 
 
 def test_a_source_is_read_from_a_volume_and_nothing_is_uploaded(run: dict[str, Any], applied: Medflow) -> None:
@@ -59,7 +84,7 @@ def test_a_source_is_read_from_a_volume_and_nothing_is_uploaded(run: dict[str, A
 
 def test_weights_of_this_machine_reach_the_training_under_their_own_name(run: dict[str, Any], applied: Medflow) -> None:
     (sent,) = applied.objects("models/")
-    assert sent.endswith("/mine.safetensors")
+    assert sent.endswith(f"/{WEIGHTS}")
     done = applied("report", run["run_id"], "--on", str(applied.place), "--to", str(applied.folder / "report"))
     assert done.returncode == 0, done.stderr
     pages = "".join(path.read_text() for path in Path(applied.folder / "report").rglob("*.html"))
@@ -77,6 +102,48 @@ def test_what_a_pod_said_is_printed(run: dict[str, Any], applied: Medflow) -> No
     assert pods.endswith(f"runs/{run['run_id']}/pods")
 
 
+def test_a_folder_of_this_machine_is_uploaded_by_content(run: dict[str, Any], ready: Medflow, twin: Path) -> None:
+    outcome = begin(ready, "--source", str(twin))
+    assert ran(outcome) <= UNCACHED
+    sent = ready.objects("sources/")
+    assert len([name for name in sent if name.endswith((".png", ".jpg", ".jpeg"))]) == int(IMAGE_COUNT), sent
+
+
+def test_an_archive_in_the_store_is_read_by_the_pods(run: dict[str, Any], ready: Medflow, twin: Path) -> None:
+    archive = shutil.make_archive(str(ready.folder / "archive"), "zip", twin)
+    key = f"{ready.store_folder}/elsewhere/twin.zip"
+    ready.cluster.store.client.upload_file(archive, BUCKET, key)
+    assert ran(begin(ready, "--source", f"s3://{BUCKET}/{key}")) <= UNCACHED
+
+
+def test_a_dataset_of_kaggle_s_is_fetched_by_a_pod_with_the_secret_s_token(
+    run: dict[str, Any], ready: Medflow, twin: Path, servers: Servers
+) -> None:
+    """Kaggle's client knows one address for tests, this machine's own: pods reach it by a proxy."""
+    archive = shutil.make_archive(str(ready.folder / "kaggle"), "zip", twin)
+    store = urlsplit(ready.cluster.store.url).hostname or ""
+    near = ",".join([store, *(urlsplit(url).hostname or "" for url in (servers.zenml, servers.mlflow))])
+    with serving() as kaggle, proxy(store) as url:
+        kaggle.publish(IN_KAGGLE, {3: Path(archive).read_bytes()})
+        kaggle.plant(IN_KAGGLE, private=True)
+        given = {**ENVIRONMENT, "KAGGLE_API_TOKEN": TOKEN, "HTTP_PROXY": url, "NO_PROXY": near, "no_proxy": near}
+        words = [f"--from-literal={name}={value}" for name, value in given.items()]
+        ready.cluster.kubectl("-n", RUNS, "create", "secret", "generic", CLAIM, *words)
+        try:
+            outcome = begin(ready, "--source", "kaggle")
+        finally:
+            ready.cluster.kubectl("-n", RUNS, "delete", "secret", CLAIM)
+        assert kaggle.requests("storage")
+    assert ran(outcome) <= UNCACHED
+    assert not any(TOKEN in log for step in UNCACHED for log in ready.kept_logs(outcome["run_id"], step))
+
+
+def ran(outcome: dict[str, Any]) -> set[str]:
+    """The steps of a completed run that were not cached."""
+    assert outcome["status"] == "completed"
+    return {step["name"] for step in outcome["steps"] if not step["cached"]}
+
+
 def _claim() -> dict[str, Any]:
     spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "100Mi"}}}
     return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": CLAIM}, "spec": spec}
@@ -86,7 +153,8 @@ def _writer(image: str) -> dict[str, Any]:
     container = {
         "name": "main",
         "image": image,
-        "command": ["python", "-m", "medflow.cli", "phantom", DATASET, "--to", f"{IMAGES}/{DATASET}", "--images", "90"],
+        "command": ["python", "-m", "medflow.cli", "phantom", DATASET, "--to", f"{IMAGES}/{DATASET}", "--images",
+                    IMAGE_COUNT],
         "env": [{"name": "HOME", "value": "/tmp"}],
         "resources": {"requests": {"cpu": "50m", "memory": "512Mi"}, "limits": {"memory": "1Gi"}},
         "securityContext": {
