@@ -12,15 +12,16 @@ from urllib.parse import urlsplit
 
 
 class Forwarder:
-    """Forwards TCP to a server, at the same address (this machine's, that pods reach) and another port."""
+    """Forwards TCP to a server from another port, at its own address or another of this machine."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, at: str | None = None) -> None:
         parts = urlsplit(url)
         assert parts.hostname and parts.port
         self.server = (parts.hostname, parts.port)
+        self.at = at or parts.hostname
         self.listener = self._listen(0)
         self.port: int = self.listener.getsockname()[1]
-        self.url = f"http://{parts.hostname}:{self.port}"
+        self.url = f"http://{self.at}:{self.port}"
         self.open: set[socket.socket] = set()
 
     def __enter__(self) -> Self:
@@ -41,7 +42,7 @@ class Forwarder:
         self._serve()
 
     def _listen(self, port: int) -> socket.socket:
-        return socket.create_server((self.server[0], port))
+        return socket.create_server((self.at, port))
 
     def _serve(self) -> None:
         threading.Thread(target=self._accept, args=(self.listener,), daemon=True).start()

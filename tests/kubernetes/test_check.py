@@ -1,17 +1,18 @@
-"""`medflow stack check` on a real cluster: eighteen things planted wrong, one by one, each found with a remedy."""
+"""`medflow stack check` on a real cluster: twenty things planted wrong, one by one, each found with a remedy."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from clusters import BUCKET, RUNS, Cluster, Servers
 from commands import Medflow, environment_of
+from forwarding import Forwarder
 
 pytestmark = [pytest.mark.timeout(1800)]
 STACK = """
@@ -47,6 +48,8 @@ class Planted:
     place: tuple[str, str] = ("", "")
     variable: tuple[str, str] = ("", "")
     change: Change = lambda cluster: nullcontext()
+    only_here: str = ""
+    """The variable of a server that gets an address which this machine reaches, and no pod."""
 
 
 @contextmanager
@@ -88,6 +91,8 @@ PLANTED = {
     "priority": Planted("priority", "no priority class planted", place=(TRAIN, "train: {priority: planted}")),
     "runtime": Planted("runtime", "no runtime class planted", place=(TRAIN, "train: {runtime_class: planted}")),
     "mlflow": Planted("mlflow, from a pod", "refused", variable=("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")),
+    "server's address": Planted("server, from a pod", "http://127.0.0.1:", only_here="ZENML_STORE_URL"),
+    "store's address": Planted("store, from a pod", "http://127.0.0.1:", only_here="AWS_ENDPOINT_URL"),
 }
 
 
@@ -133,11 +138,13 @@ def test_each_planted_misconfiguration_is_a_finding_with_a_remedy(name: str, che
     planted = PLANTED[name]
     variables = dict([planted.variable]) if planted.variable[0] else {}
     folder = checked.folder
-    with (
-        changed(folder / "check.yaml", planted.stack),
-        changed(folder / "place.yaml", planted.place),
-        planted.change(checked.cluster),
-    ):
+    with ExitStack() as ways:
+        if planted.only_here:
+            way = ways.enter_context(Forwarder(checked.environment[planted.only_here], at="127.0.0.1"))
+            variables[planted.only_here] = way.url
+        ways.enter_context(changed(folder / "check.yaml", planted.stack))
+        ways.enter_context(changed(folder / "place.yaml", planted.place))
+        ways.enter_context(planted.change(checked.cluster))
         done = check(checked, **variables)
     assert done.returncode == 9, done.stderr
     amiss = [item for item in json.loads(done.stdout) if not item["ok"]]
