@@ -57,7 +57,8 @@ class Medflow:
             return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
     def start(self, *words: str) -> subprocess.Popen:
-        command = [sys.executable, "-m", "medflow.cli", *words]
+        # What a shell starts in the background ignores Ctrl-C, and hands that on.
+        command = ["env", "--default-signal=INT", sys.executable, "-m", "medflow.cli", *words]
         pipe = subprocess.PIPE
         return subprocess.Popen(command, env=self.environment, cwd=self.folder, stdout=pipe, stderr=pipe, text=True)
 

@@ -95,7 +95,7 @@ def test_pods_that_pod_security_refuses_are_told_at_once(first: dict[str, Any], 
 def test_a_run_that_is_stopped_leaves_no_pod_no_secret_and_no_open_mlflow_run(
     first: dict[str, Any], applied: Medflow, servers: Servers, cluster: Cluster
 ) -> None:
-    with applied.start(*applied.words("train.epochs=500", "train.seed=12")) as process:
+    with applied.start(*applied.words("train.epochs=500", "train.patience=500", "train.seed=12")) as process:
         until = time.monotonic() + 600
         while not applied.running(TRAIN) and time.monotonic() < until:
             time.sleep(1)
