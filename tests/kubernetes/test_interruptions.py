@@ -16,7 +16,7 @@ from commands import SMALL, TRAIN, Medflow, finished, outcome_of
 from forwarding import Forwarder
 
 pytestmark = [pytest.mark.timeout(3600)]
-LONG = ("train.epochs=60", "train.checkpoint_seconds=0")
+LONG = ("train.epochs=60", "train.patience=60", "train.checkpoint_seconds=0")
 OUTAGE_SECONDS = 60
 
 
