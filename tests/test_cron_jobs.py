@@ -109,6 +109,7 @@ def test_names_fit_and_differ_by_stack(name, stack):
 )
 def test_a_job_is_over_when_its_last_pod_is(status, ended):
     assert observing.ended({"status": status}) == ended
+    assert observing.failed({"status": status}) == (bool(ended) and "completionTime" not in status)
 
 
 @pytest.mark.parametrize(

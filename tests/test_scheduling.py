@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from medflow.config.sections.schedules import ScheduleConfig
 from medflow.platform.scheduling import planning
 from medflow.platform.scheduling.local import Runner
-from medflow.platform.scheduling.records import Action, Fire, Frozen, Key, Registered, Standing, Timing, Wanted
+from medflow.platform.scheduling.records import Action, Fire, Frozen, Key, Ran, Registered, Standing, Timing, Wanted
 
 NOW = datetime(2026, 5, 4, 12, 0, 30, tzinfo=UTC)
 SCHEDULE = ScheduleConfig(name="nightly", dataset="phantom", cron="0 * * * *")
@@ -35,7 +35,7 @@ def wanted(name: str = "nightly", frozen: Frozen = FROZEN, **timing) -> Wanted:
 def standing(of: Wanted, **changes) -> Standing:
     found = Standing(
         name=of.name, job=f"medflow-{of.name}", timing=of.timing, frozen=of.frozen, edited=False, key=Key.VALID,
-        schedule_id=f"id of {of.name}", snapshot_id="s", since=NOW - timedelta(hours=5),
+        schedule_id=f"id of {of.name}", snapshot_id="s", since=NOW - timedelta(minutes=5),
         last_fire=NOW.replace(minute=0, second=0),
     )  # fmt: skip
     return found.model_copy(update=changes)
@@ -138,20 +138,100 @@ def test_nothing_is_told_of_what_fires_as_it_should():
 
 
 def test_missed_fires_are_counted_from_the_last_one():
-    late = NOW.replace(hour=8, minute=0, second=0)
-    assert told(last_fire=late) == ["3 fires missed: 2026-05-04 09:00 UTC to 2026-05-04 11:00 UTC"]
-    assert told(last_fire=None) == ["4 fires missed: 2026-05-04 08:00 UTC to 2026-05-04 11:00 UTC"], "since it was made"
+    made, late = NOW - timedelta(hours=5), NOW.replace(hour=8, minute=0, second=0)
+    assert told(since=made, last_fire=late) == ["3 fires missed: 2026-05-04 09:00 UTC to 2026-05-04 11:00 UTC"]
+    assert told(since=made, last_fire=None) == ["4 fires missed: 2026-05-04 08:00 UTC to 2026-05-04 11:00 UTC"]
     assert told(last_fire=late, since=NOW) == [], "it was resumed only now"
-    assert told(last_fire=late, timing=wanted(paused=True).timing) == []
+    assert told(since=made, last_fire=late, timing=wanted(paused=True).timing) == []
 
 
 def test_fires_that_a_run_left_no_room_for_are_no_missed_ones():
     start = NOW.replace(hour=9, minute=0, second=0)
     long = Fire(job="a", at=start, ended=start + timedelta(minutes=90), run_id="r", run_status="completed")
-    assert told(last_fire=start, fires=(long,)) == [
+    assert told(since=start, last_fire=start, fires=(long,)) == [
         "1 fire left out because the run before went on: 2026-05-04 10:00 UTC",
         "1 fire missed: 2026-05-04 11:00 UTC",
     ]
+
+
+#: Two o'clock every night; Monday is the fourth of May.
+NIGHTLY = wanted(cron="0 2 * * *")
+THURSDAY = datetime(2026, 5, 7, 12, tzinfo=UTC)
+
+
+def night(day: int, **changes) -> Fire:
+    at = datetime(2026, 5, day, 2, tzinfo=UTC) if day > 0 else datetime(2026, 4, 30 + day, 2, tzinfo=UTC)
+    found = Fire(job=f"j{day}", at=at, ended=at + timedelta(hours=1), run_id="r", run_status="completed")
+    return found.model_copy(update=changes)
+
+
+def gaps(*fires: Fire, runs: tuple[Ran, ...] = (), now: datetime = THURSDAY, **changes) -> list[str]:
+    last = fires[-1].at if fires else None
+    given = {"since": datetime(2026, 4, 1, tzinfo=UTC), "fires": fires, "runs": runs, "last_fire": last, **changes}
+    found = planning.faults([standing(NIGHTLY, **given)], now)
+    return [fault.text for fault in found if "missed" in fault.text or "left out" in fault.text]
+
+
+def ran(fire: Fire) -> Ran:
+    return Ran(at=fire.at + timedelta(minutes=3), ended=fire.ended)
+
+
+MISSED = ["3 fires missed: 2026-05-04 02:00 UTC to 2026-05-06 02:00 UTC"]
+
+
+def test_fires_that_were_missed_are_told_after_the_next_one_too():
+    """The controller was away from Monday to Wednesday."""
+    before, after = night(3), night(7)
+    assert gaps(before, after, since=night(2).at) == MISSED
+    assert gaps(after, since=night(3).at) == MISSED, "before the first one"
+    assert gaps(night(2), before, after) == MISSED, "between those that are kept"
+    assert gaps(before, after, since=night(2).at, now=THURSDAY + timedelta(days=3), last_fire=night(10).at) == [
+        MISSED[0].replace("3 fires", "5 fires").replace("05-06", "05-09")
+    ], "and of the last one the job is gone"
+    assert gaps(*(night(day) for day in range(3, 8))) == []
+
+
+def test_a_gap_is_found_among_runs_whose_jobs_are_gone():
+    kept = [night(day) for day in (8, 9, 10)]
+    runs = tuple(map(ran, (night(2), night(3), night(7), *kept)))
+    sunday = THURSDAY + timedelta(days=3)
+    assert gaps(*kept, runs=runs, now=sunday) == MISSED
+    assert gaps(*kept, runs=(*runs, *(ran(night(day)) for day in (4, 5, 6))), now=sunday) == []
+    assert gaps(*kept, now=sunday) == [], "nobody knows what came before them"
+    assert gaps(*kept, runs=runs, now=sunday + timedelta(days=4), last_fire=night(14).at) == [
+        "3 fires missed: 2026-05-11 02:00 UTC to 2026-05-13 02:00 UTC"
+    ], "told for a week"
+
+
+def test_of_fires_that_failed_before_they_were_runs_only_those_that_are_kept_are_known():
+    lost = [night(day, run_id=None, failed=True) for day in (3, 4, 5, 6, 7)]
+    assert gaps(*lost, runs=(ran(night(1)),)) == [], "the job of the second failed, or none was made"
+    assert gaps(*lost[1:], runs=(ran(night(1)), ran(night(2)))) == ["1 fire missed: 2026-05-03 02:00 UTC"]
+    assert gaps(*lost[:3], *lost[4:], night(8, failed=True), now=THURSDAY + timedelta(days=1)) == [
+        "1 fire missed: 2026-05-06 02:00 UTC"
+    ]
+
+
+def test_what_a_run_left_no_room_for_is_told_until_the_next_fire_and_never_as_missed():
+    long = night(3, ended=night(6).at + timedelta(hours=1))
+    told_now = ["3 fires left out because the run before went on: 2026-05-04 02:00 UTC to 2026-05-06 02:00 UTC"]
+    assert gaps(long, since=night(2).at, now=night(6).at + timedelta(hours=3)) == told_now
+    assert gaps(long, night(7), since=night(2).at) == []
+    kept = (night(7), night(8), night(9))
+    assert gaps(*kept, runs=(ran(long), *map(ran, kept)), now=kept[-1].at + timedelta(hours=5)) == []
+
+
+@given(st.sets(st.integers(24, 30), min_size=1), st.integers(0, 7), st.integers(0, 120))
+def test_what_is_told_is_what_did_not_come(days, forgotten, late):
+    """Whichever nights of a week fired, however many of their jobs are gone, and whenever their runs began."""
+    came = [night(day) for day in sorted(days)]
+    kept = came[forgotten:]
+    runs = tuple(Ran(at=fire.at + timedelta(minutes=late), ended=fire.ended) for fire in came)
+    made, now = night(24).at - timedelta(minutes=1), datetime(2026, 5, 30, 12, tzinfo=UTC)
+    first = min(days) if len(kept) >= 3 or not kept else 24
+    missed = [day for day in range(first, 31) if day not in days]
+    found = gaps(*kept, runs=runs, now=now, last_fire=came[-1].at, since=made)
+    assert [text.split()[0] for text in found] == [str(len(missed))] * bool(missed)
 
 
 def test_a_fire_that_never_reached_the_server_is_told_with_its_reason():

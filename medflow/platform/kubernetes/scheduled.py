@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from zenml.client import Client
+from zenml.enums import MetadataResourceTypes
 from zenml.integrations.kubernetes.constants import ORCHESTRATOR_RUN_ID_ANNOTATION_KEY, RUN_ID_ANNOTATION_KEY
 from zenml.integrations.kubernetes.kube_utils import sanitize_label_value
 from zenml.logger import get_logger
-from zenml.models import PipelineSnapshotResponse
+from zenml.models import PipelineSnapshotResponse, RunMetadataResource
 from zenml.pipelines.run_utils import create_placeholder_run
 
 from medflow.errors import MedflowError
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from zenml.models import PipelineRunResponse
 
 logger = get_logger(__name__)
+#: Set by Kubernetes on the jobs of a CronJob: when each was due.
+DUE = "batch.kubernetes.io/cronjob-scheduled-timestamp"
+#: The same in the metadata of a run, which is known longer than its job.
+DUE_OF_RUN = "due"
 #: Under this name in a pipeline's ``extra``: run only when the data changed.
 ONLY_WHEN_CHANGED = "only_when_the_data_changed"
 
@@ -40,6 +45,9 @@ def begin(snapshot: PipelineSnapshotResponse, here: Cluster) -> tuple[str, bool]
     marks = {RUN_ID_ANNOTATION_KEY: str(run.id), ORCHESTRATOR_RUN_ID_ANNOTATION_KEY: host}
     body = {"metadata": {"labels": labels, "annotations": marks}}
     here.batch.patch_namespaced_job(job.name, here.namespace, body)
+    if due := annotations.get(DUE):
+        resource = RunMetadataResource(id=run.id, type=MetadataResourceTypes.PIPELINE_RUN)
+        Client().create_run_metadata(metadata={DUE_OF_RUN: due}, resources=[resource])
     return str(run.id), True
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import islice
+from itertools import chain, islice, pairwise
 
 from medflow import cron
 from medflow.platform.scheduling.records import (
+    FAILED_KEPT,
+    SUCCEEDED_KEPT,
     Action,
     Change,
     Fault,
-    Fire,
     Frozen,
     Key,
     Registered,
@@ -22,10 +24,11 @@ from medflow.platform.scheduling.records import (
 
 #: A fire may come this much late before it is told as missed.
 GRACE = timedelta(minutes=2)
-#: Fires that never reached ZenML are told for so long, whatever came after them.
+#: Fires that were missed or never reached ZenML are told for so long, whatever came after them.
 RECENT = timedelta(days=7)
 #: Missed fires are counted up to here.
 MANY = 1000
+NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 def changes(
@@ -115,14 +118,12 @@ def faults(standing: Sequence[Standing], now: datetime) -> tuple[Fault, ...]:
 def _missed(stands: Standing, now: datetime) -> Iterator[str]:
     if stands.timing.paused:
         return
-    after = max(filter(None, (stands.since, stands.last_fire)))
     try:
-        due = cron.fires(stands.timing.cron, stands.timing.time_zone or "UTC", after, now - GRACE)
-        late = list(islice(due, MANY))
+        late = list(islice(_late(stands, now), MANY))
     except (ValueError, KeyError) as problem:  # edited by hand; the change says so
         yield f"its cron cannot be read: {problem}"
         return
-    busy = [moment for moment in late if any(_went_on(fire, moment) for fire in stands.fires)]
+    busy = [moment for moment in late if _is_busy(stands, moment)]
     if busy:
         yield f"{_times(busy)} left out because the run before went on: {_span(busy)}"
     missed = [moment for moment in late if moment not in busy]
@@ -130,8 +131,50 @@ def _missed(stands: Standing, now: datetime) -> Iterator[str]:
         yield f"{_times(missed)} missed: {_span(missed)}"
 
 
-def _went_on(fire: Fire, moment: datetime) -> bool:
-    return fire.at <= moment and (fire.ended is None or moment <= fire.ended)
+def _late(stands: Standing, now: datetime) -> Iterator[datetime]:
+    """The due times of which nothing came; those that a run left no room for only where nothing has come since."""
+    came = sorted(_came(stands))
+    due = cron.fires(stands.timing.cron, stands.timing.time_zone or "UTC", _known_from(stands, now), now)
+    for moment, following in pairwise(chain(due, (NEVER,))):
+        if moment > now - GRACE:
+            return
+        # The cluster starts late what was due last: what came before the following one is of this one.
+        first = bisect_left(came, moment)
+        if first < len(came) and came[first] < following:
+            continue
+        if not _is_busy(stands, moment) or first == len(came):
+            yield moment
+
+
+def _came(stands: Standing) -> Iterator[datetime]:
+    if stands.last_fire is not None:
+        yield stands.last_fire
+    yield from (fire.at for fire in stands.fires)
+    yield from (run.at for run in stands.runs)
+
+
+def _known_from(stands: Standing, now: datetime) -> datetime:
+    """From here on whatever came is known.
+
+    Of jobs the cluster keeps a few. Of those that it has forgotten ZenML has the runs, and none of what failed before
+    it became one.
+    """
+    failed = [fire.at for fire in stands.fires if fire.failed]
+    succeeded = [fire.at for fire in stands.fires if fire.ended and not fire.failed]
+    whole = len(failed) < FAILED_KEPT and len(succeeded) < SUCCEEDED_KEPT
+    if whole and (stands.last_fire is None or stands.last_fire in {fire.at for fire in stands.fires}):
+        known = stands.since
+    else:
+        known = min(failed) if len(failed) >= FAILED_KEPT else min(_came(stands))
+    return max(stands.since, min(max(known, now - RECENT), stands.last_fire or stands.since))
+
+
+def _is_busy(stands: Standing, moment: datetime) -> bool:
+    """Whether a run left no room for another one."""
+    if any(fire.at <= moment and (fire.ended is None or moment <= fire.ended) for fire in stands.fires):
+        return True
+    # A job ends a little after its run. A run that has no end and no job has none to wait for.
+    return any(run.ended is not None and run.at <= moment <= run.ended + GRACE for run in stands.runs)
 
 
 def _times(moments: Sequence[datetime]) -> str:

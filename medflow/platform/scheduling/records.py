@@ -88,6 +88,16 @@ class Fire(Record):
     run_status: str = ""
     reason: str | None = None
     """Why it failed, or waits."""
+    failed: bool = False
+    """Whether the job failed, whatever became of a run: the cluster keeps a few of these, and a few of the others."""
+
+
+class Ran(Record):
+    """A run of a schedule at the ZenML server, whose job the cluster may have forgotten."""
+
+    at: datetime
+    """When its fire was due, or where that is not known when it began."""
+    ended: datetime | None = None
 
 
 class Standing(Record):
@@ -110,6 +120,8 @@ class Standing(Record):
     last_fire: datetime | None = None
     fires: tuple[Fire, ...] = ()
     """Those that the cluster still knows, oldest first."""
+    runs: tuple[Ran, ...] = ()
+    """The newest ones that ZenML knows, in any order."""
     warnings: tuple[str, ...] = ()
     """What the cluster says of it."""
 

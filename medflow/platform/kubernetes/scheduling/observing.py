@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from zenml.client import Client
 from zenml.enums import ExecutionStatus
 from zenml.integrations.kubernetes.constants import RUN_ID_ANNOTATION_KEY
 
-from medflow.platform.kubernetes import reasons, watching
+from medflow.platform.kubernetes import reasons, scheduled, watching
 from medflow.platform.kubernetes.cluster import Cluster, Observed
 from medflow.platform.kubernetes.scheduling import credentials, marks
-from medflow.platform.scheduling.records import Fire, Frozen, Key, Registered, Standing
+from medflow.platform.scheduling.records import Fire, Frozen, Key, Ran, Registered, Standing
 
-#: Set by Kubernetes on the jobs of a CronJob.
-DUE = "batch.kubernetes.io/cronjob-scheduled-timestamp"
+#: So many of a schedule's newest runs are asked for.
+RUNS_ASKED = 100
 #: Nothing was read of a CronJob whose marks were removed.
 UNKNOWN = Frozen(image="unknown", code="", settings="")
 
@@ -50,6 +50,8 @@ def _standing(here: Cluster, name: str, cron_job: dict[str, Any], events: list[d
     given = marks.Marks.of(cron_job)
     job = cron_job["metadata"]["name"]
     last = cron_job.get("status", {}).get("lastScheduleTime")
+    # Marks are written a while before the CronJob stands, and it is not due before it does.
+    made = moment(cron_job["metadata"]["creationTimestamp"])
     return Standing(
         name=name,
         job=job,
@@ -59,9 +61,10 @@ def _standing(here: Cluster, name: str, cron_job: dict[str, Any], events: list[d
         key=credentials.state_of(given.key) if given else Key.VALID,
         schedule_id=given.schedule_id if given else "",
         snapshot_id=snapshot_of(cron_job),
-        since=given.since if given else moment(cron_job["metadata"]["creationTimestamp"]),
+        since=max([made, *([given.since] if given else [])]),
         last_fire=moment(last) if last else None,
         fires=tuple(_fire(here, seen) for seen in here.jobs_of(cron_job, events)),
+        runs=_runs(given.schedule_id) if given else (),
         warnings=tuple(_warning(event) for event in events if _is_warning(event, cron_job)),
     )
 
@@ -81,11 +84,26 @@ def _fire(here: Cluster, seen: Observed) -> Fire:
     status, reason = _run(run_id) if run_id else ("", _why(here, seen))
     return Fire(
         job=seen.name,
-        at=moment(annotations.get(DUE) or facts["creationTimestamp"]),
+        at=moment(annotations.get(scheduled.DUE) or facts["creationTimestamp"]),
         ended=ended(seen.job),
         run_id=run_id,
         run_status=status,
         reason=reason,
+        failed=failed(seen.job),
+    )
+
+
+def _runs(schedule_id: str) -> tuple[Ran, ...]:
+    """The newest runs of a schedule; ZenML's times are in UTC and do not say so."""
+    if not schedule_id:
+        return ()
+    page = Client().list_pipeline_runs(schedule_id=schedule_id, sort_by="desc:created", size=RUNS_ASKED, hydrate=True)
+    return tuple(
+        Ran(
+            at=moment(str(run.run_metadata.get(scheduled.DUE_OF_RUN, run.created.replace(tzinfo=UTC).isoformat()))),
+            ended=run.end_time.replace(tzinfo=UTC) if run.end_time else None,
+        )
+        for run in page.items
     )
 
 
@@ -118,10 +136,18 @@ def last_words(log: str) -> str:
 
 def ended(job: dict[str, Any]) -> datetime | None:
     """When a job was over; None while it, or a pod of it, goes on."""
-    status = job.get("status", {})
-    over = [item for item in status.get("conditions") or [] if item["type"] in ("Complete", "Failed")]
-    text = status.get("completionTime") or next((item["lastTransitionTime"] for item in over), None)
+    over = _conditions(job, "Complete", "Failed")
+    text = job.get("status", {}).get("completionTime") or next((item["lastTransitionTime"] for item in over), None)
     return moment(text) if text else None
+
+
+def failed(job: dict[str, Any]) -> bool:
+    """Whether a job is over and failed."""
+    return bool(_conditions(job, "Failed"))
+
+
+def _conditions(job: dict[str, Any], *kinds: str) -> list[dict[str, Any]]:
+    return [item for item in job.get("status", {}).get("conditions") or [] if item["type"] in kinds]
 
 
 def _is_warning(event: dict[str, Any], cron_job: dict[str, Any]) -> bool:
