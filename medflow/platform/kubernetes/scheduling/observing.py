@@ -64,7 +64,7 @@ def _standing(here: Cluster, name: str, cron_job: dict[str, Any], events: list[d
         since=max([made, *([given.since] if given else [])]),
         last_fire=moment(last) if last else None,
         fires=tuple(_fire(here, seen) for seen in here.jobs_of(cron_job, events)),
-        runs=_runs(given.schedule_id) if given else (),
+        runs=runs(given.schedule_id) if given and given.schedule_id else (),
         warnings=tuple(_warning(event) for event in events if _is_warning(event, cron_job)),
     )
 
@@ -93,10 +93,8 @@ def _fire(here: Cluster, seen: Observed) -> Fire:
     )
 
 
-def _runs(schedule_id: str) -> tuple[Ran, ...]:
+def runs(schedule_id: str) -> tuple[Ran, ...]:
     """The newest runs of a schedule; ZenML's times are in UTC and do not say so."""
-    if not schedule_id:
-        return ()
     page = Client().list_pipeline_runs(schedule_id=schedule_id, sort_by="desc:created", size=RUNS_ASKED, hydrate=True)
     return tuple(
         Ran(
