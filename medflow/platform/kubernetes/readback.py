@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 from medflow.config.sections.place import StepPlace
@@ -15,26 +16,47 @@ UNITS = {
 }  # fmt: skip
 
 
+Compared = Iterator[tuple[str, Any, Any]]
+
+
 def dropped(asked: StepPlace, job: dict[str, Any]) -> tuple[str, ...]:
     """What a created job lacks of what was asked: ``setting: asked …, found …``, empty where nothing is amiss."""
     spec = job["spec"]["template"]["spec"]
-    container = spec["containers"][0]
-    return tuple(
-        f"{name}: asked {wanted}, found {found}"
-        for name, wanted, found in [
-            *_sizes(asked, container),
-            *_folders(asked, spec, container),
-            *_placement(asked, spec),
-            *_security(spec, container),
+    own = iter(
+        [
             ("timeout", asked.timeout, job["spec"].get("activeDeadlineSeconds")),
             ("retries", asked.retries, job["spec"].get("backoffLimit")),
-            ("secrets", set(asked.secrets), _secrets(container)),
         ]
-        if not _same(wanted, found)
+    )
+    return _told(_pod(asked, spec, spec["containers"][0]), own)
+
+
+def altered(asked: StepPlace, job: dict[str, Any], pods: Iterable[dict[str, Any]]) -> tuple[str, ...]:
+    """What the first of a job's pods that lacks anything lacks of what was asked, its name before it.
+
+    A cluster's admission may change a pod between its job and itself. What it adds is passed over: tolerations of nodes
+    that are not ready, the account's token, containers beside the job's.
+    """
+    name = job["spec"]["template"]["spec"]["containers"][0]["name"]
+    for pod in pods:
+        container: dict[str, Any] = next((item for item in pod["spec"]["containers"] if item["name"] == name), {})
+        if lacking := _told(_pod(asked, pod["spec"], container)):
+            return (f"pod {pod['metadata']['name']}, {lacking[0]}", *lacking[1:])
+    return ()
+
+
+def _told(*compared: Compared) -> tuple[str, ...]:
+    return tuple(
+        f"{name}: asked {wanted}, found {found}" for name, wanted, found in chain(*compared) if not _same(wanted, found)
     )
 
 
-Compared = Iterator[tuple[str, Any, Any]]
+def _pod(asked: StepPlace, spec: dict[str, Any], container: dict[str, Any]) -> Compared:
+    yield from _sizes(asked, container)
+    yield from _folders(asked, spec, container)
+    yield from _placement(asked, spec)
+    yield from _security(spec, container)
+    yield "secrets", set(asked.secrets), _secrets(container)
 
 
 def _sizes(asked: StepPlace, container: dict[str, Any]) -> Compared:

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from medflow.config.sections.place import StepPlace
 from medflow.errors import ConfigError, DataError, TrainingError
 from medflow.platform.kubernetes.cluster import Observed
-from medflow.platform.kubernetes.readback import dropped
+from medflow.platform.kubernetes.readback import altered, dropped
 from medflow.platform.kubernetes.settings import HOPELESS
 
 KILLED = 137
 #: What depends on settings, data and code alone; sources, models' weights and servers may come back.
 FOR_GOOD = frozenset(kind.exit_code for kind in (ConfigError, DataError, TrainingError))
-#: Words of what the API server will say of a pod however often its job tries.
+#: Words of what the API server will say of a pod however often its job tries: for what it refuses it, and what to do.
 REFUSED = {
-    "violates PodSecurity": "by Pod Security",
-    "no PriorityClass": "for its `priority`",
-    "RuntimeClass": "for its `runtime_class`",
+    "violates PodSecurity": ("by Pod Security", "medflow's pods meet `restricted`: look at what changes them"),
+    "no PriorityClass": ("for its `priority`", "apply infra/kubernetes, or name another one in the place's YAML"),
+    "RuntimeClass": ("for its `runtime_class`", "make the class, or name another one in the place's YAML"),
 }
+NO_ACCOUNT = "error looking up service account"
+#: An account may be made a moment after the first pod.
+ACCOUNT_GRACE = timedelta(minutes=3)
 QUOTA = "exceeded quota"
 
 
@@ -46,10 +50,10 @@ def ended(seen: Observed) -> str | None:
 
 
 def pending(seen: Observed) -> str | None:
-    """What a job waits for that may still come: a node, room in a quota, an image."""
-    for event in reversed(seen.events):
-        if event.get("reason") == "FailedCreate" and QUOTA in event.get("message", ""):
-            return f"no room in the quota: {_message(event)}"
+    """What a job waits for that may still come: a pod, a node, room in a quota, an image, a volume."""
+    for event in reversed(_refusals(seen)):
+        what = "no room in the quota" if QUOTA in event.get("message", "") else "its pod cannot be made"
+        return f"{what}: {_message(event)}"
     for pod in reversed(seen.pods):
         condition = next((item for item in _conditions(pod) if item["type"] == "PodScheduled"), {})
         if condition.get("status") == "False":
@@ -57,7 +61,8 @@ def pending(seen: Observed) -> str | None:
     scheduling = [event for event in seen.events if event.get("reason") == "FailedScheduling"]
     if scheduling and not any(pod.get("spec", {}).get("nodeName") for pod in seen.pods):
         return f"unschedulable: {_message(scheduling[-1])}"
-    return next((f"{reason}: {text}" for reason, text in _waiting(seen) if reason.startswith("Err")), None)
+    image = next((f"{reason}: {text}" for reason, text in _waiting(seen) if reason.startswith("Err")), None)
+    return image or _creating(seen)
 
 
 def succeeded(seen: Observed) -> bool:
@@ -69,8 +74,13 @@ def over(seen: Observed) -> bool:
 
 
 def _dropped(seen: Observed, asked: StepPlace | None) -> str | None:
-    lacking = dropped(asked, seen.job) if asked is not None else ()
-    return f"its pod is not what was asked for: {'; '.join(lacking)}" if lacking else None
+    if asked is None:
+        return None
+    if lacking := dropped(asked, seen.job):
+        return f"its pod is not what was asked for: {'; '.join(lacking)}"
+    if lacking := altered(asked, seen.job, seen.pods):
+        return f"the cluster made another pod than was asked for: {'; '.join(lacking)}; look at its admission webhooks"
+    return None
 
 
 def _out_of_memory(seen: Observed) -> str | None:
@@ -99,11 +109,34 @@ def _exit(seen: Observed) -> str | None:
 
 
 def _refused(seen: Observed) -> str | None:
-    for event in reversed(seen.events):
-        by = [by for words, by in REFUSED.items() if words in event.get("message", "")]
-        if event.get("reason") == "FailedCreate" and by:
-            return f"refused {by[0]}: {_message(event)}"
+    told = _refusals(seen)
+    for event in reversed(told):
+        for words, (by, remedy) in REFUSED.items():
+            if words in event.get("message", ""):
+                return f"refused {by}: {_message(event)}; {remedy}"
+    without = [event for event in told if NO_ACCOUNT in event.get("message", "")]
+    if without and datetime.now(UTC) - _first(without[0]) > ACCOUNT_GRACE:
+        remedy = "apply infra/kubernetes, or name another account in the stack's YAML"
+        return f"refused for its service account: {_message(without[-1])}; {remedy}"
     return None
+
+
+def _refusals(seen: Observed) -> list[dict[str, Any]]:
+    """What was said of pods that could not be made since the newest one was; oldest first."""
+    events = [event for event in seen.events if event.get("reason") == "FailedCreate"]
+    if not seen.pods:
+        return events
+    made = max(_moment(pod["metadata"].get("creationTimestamp")) for pod in seen.pods)
+    return [event for event in events if _last(event) > made]
+
+
+def _creating(seen: Observed) -> str | None:
+    """Why a container is not made: a volume that does not answer, a network that has no address left."""
+    if not any(reason in ("ContainerCreating", "PodInitializing") for reason, _ in _waiting(seen)):
+        return None
+    pod = seen.pods[-1]["metadata"]["name"]
+    warnings = [e for e in seen.events if e.get("type") == "Warning" and e["involvedObject"].get("name") == pod]
+    return f"{warnings[-1].get('reason')}: {_message(warnings[-1])}" if warnings else None
 
 
 def _image(seen: Observed) -> str | None:
@@ -142,3 +175,18 @@ def _condition(job: dict[str, Any], kind: str) -> dict[str, Any] | None:
 
 def _message(event: dict[str, Any]) -> str:
     return " ".join(str(event.get("message", "")).split())
+
+
+BEFORE = datetime.min.replace(tzinfo=UTC)
+
+
+def _moment(text: str | None) -> datetime:
+    return datetime.fromisoformat(text) if text else BEFORE
+
+
+def _first(event: dict[str, Any]) -> datetime:
+    return _moment(event.get("firstTimestamp") or event.get("eventTime") or event["metadata"].get("creationTimestamp"))
+
+
+def _last(event: dict[str, Any]) -> datetime:
+    return max(_first(event), _moment(event.get("lastTimestamp")))
