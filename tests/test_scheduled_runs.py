@@ -15,6 +15,7 @@ from zenml.enums import ExecutionStatus, MetadataResourceTypes
 from zenml.models import PipelineRunUpdate, PipelineSnapshotResponse, RunMetadataResource
 from zenml.orchestrators.local.local_orchestrator import LocalOrchestratorConfig
 from zenml.pipelines.run_utils import create_placeholder_run
+from zenml.utils.time_utils import utc_now
 
 from medflow.platform import stack as stacks
 from medflow.platform.kubernetes.scheduled import DUE_OF_RUN
@@ -52,7 +53,7 @@ def test_runs_are_known_by_when_they_were_due_or_began(snapshot):
     due = create_placeholder_run(snapshot=snapshot, orchestrator_run_id="a")
     resource = RunMetadataResource(id=due.id, type=MetadataResourceTypes.PIPELINE_RUN)
     Client().create_run_metadata(metadata={DUE_OF_RUN: "2026-05-04T02:00:00+02:00"}, resources=[resource])
-    Client().zen_store.update_run(due.id, PipelineRunUpdate(status=ExecutionStatus.FAILED))
+    Client().zen_store.update_run(due.id, PipelineRunUpdate(status=ExecutionStatus.FAILED, end_time=utc_now()))
     create_placeholder_run(snapshot=snapshot, orchestrator_run_id="b")
     newest, oldest = observing.runs(schedule)
     now = datetime.now(UTC)
