@@ -11,11 +11,10 @@ import pytest
 from zenml import pipeline, step
 from zenml.client import Client
 from zenml.config.schedule import Schedule
-from zenml.enums import ExecutionStatus, MetadataResourceTypes
-from zenml.models import PipelineRunUpdate, PipelineSnapshotResponse, RunMetadataResource
+from zenml.enums import MetadataResourceTypes
+from zenml.models import PipelineSnapshotResponse, RunMetadataResource
 from zenml.orchestrators.local.local_orchestrator import LocalOrchestratorConfig
 from zenml.pipelines.run_utils import create_placeholder_run
-from zenml.utils.time_utils import utc_now
 
 from medflow.platform import stack as stacks
 from medflow.platform.kubernetes.scheduled import DUE_OF_RUN
@@ -53,14 +52,19 @@ def test_runs_are_known_by_when_they_were_due_or_began(snapshot):
     due = create_placeholder_run(snapshot=snapshot, orchestrator_run_id="a")
     resource = RunMetadataResource(id=due.id, type=MetadataResourceTypes.PIPELINE_RUN)
     Client().create_run_metadata(metadata={DUE_OF_RUN: "2026-05-04T02:00:00+02:00"}, resources=[resource])
-    Client().zen_store.update_run(due.id, PipelineRunUpdate(status=ExecutionStatus.FAILED, end_time=utc_now()))
     create_placeholder_run(snapshot=snapshot, orchestrator_run_id="b")
     newest, oldest = observing.runs(schedule)
     now = datetime.now(UTC)
     assert newest.ended is None and now - timedelta(minutes=1) < newest.at <= now
-    assert oldest.at == datetime(2026, 5, 4, tzinfo=UTC)
-    assert oldest.ended is not None and now - timedelta(minutes=1) < oldest.ended <= now
-    assert isinstance(oldest, Ran) and observing.runs(str(uuid4())) == ()
+    assert oldest == Ran(at=datetime(2026, 5, 4, tzinfo=UTC))
+    assert observing.runs(str(uuid4())) == ()
+
+
+def test_of_a_run_that_is_over_the_end_is_known():
+    stacks.use_local()
+    began = datetime.now(UTC)
+    found = observing.ran(of_a_schedule())
+    assert found.ended is not None and began <= found.at <= found.ended <= datetime.now(UTC)
 
 
 def test_a_schedule_is_known_by_its_stack_until_it_is_archived(snapshot):

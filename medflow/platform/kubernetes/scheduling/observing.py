@@ -8,6 +8,7 @@ from typing import Any
 from zenml.client import Client
 from zenml.enums import ExecutionStatus
 from zenml.integrations.kubernetes.constants import RUN_ID_ANNOTATION_KEY
+from zenml.models import PipelineRunResponse
 
 from medflow.platform.kubernetes import reasons, scheduled, watching
 from medflow.platform.kubernetes.cluster import Cluster, Observed
@@ -94,14 +95,17 @@ def _fire(here: Cluster, seen: Observed) -> Fire:
 
 
 def runs(schedule_id: str) -> tuple[Ran, ...]:
-    """The newest runs of a schedule; ZenML's times are in UTC and do not say so."""
+    """The newest runs of a schedule."""
     page = Client().list_pipeline_runs(schedule_id=schedule_id, sort_by="desc:created", size=RUNS_ASKED, hydrate=True)
-    return tuple(
-        Ran(
-            at=moment(str(run.run_metadata.get(scheduled.DUE_OF_RUN, run.created.replace(tzinfo=UTC).isoformat()))),
-            ended=run.end_time.replace(tzinfo=UTC) if run.end_time else None,
-        )
-        for run in page.items
+    return tuple(ran(run) for run in page.items)
+
+
+def ran(run: PipelineRunResponse) -> Ran:
+    """When a run was due and ended; ZenML's times are in UTC and do not say so."""
+    due = run.run_metadata.get(scheduled.DUE_OF_RUN)
+    return Ran(
+        at=moment(str(due)) if due else run.created.replace(tzinfo=UTC),
+        ended=run.end_time.replace(tzinfo=UTC) if run.end_time else None,
     )
 
 
