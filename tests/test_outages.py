@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from api_server import EVENTS, JOBS, NAMESPACE, PODS, ApiServer, served
 from kubernetes.client import ApiException
+from test_ending import run_of
 from test_kubernetes import ASKED, STACK, event, job_of
 from urllib3.exceptions import HTTPError
 from zenml.integrations.kubernetes import kube_utils
@@ -25,12 +26,13 @@ from medflow.errors import PlatformError
 from medflow.platform import stack as stacks
 from medflow.platform.kubernetes import patience, settings, transport
 from medflow.platform.kubernetes.cluster import STEP_ANNOTATION
-from medflow.platform.kubernetes.keeping import Keeper
+from medflow.platform.kubernetes.keeping import FAILURE, Keeper
 from medflow.platform.kubernetes.monitoring import Monitor, PatientRunner
 
 RUN = "0c5f7cf2-5b0b-4ad5-a13e-0f6b1c9d2f11"
 LABELS = {"run_id": RUN, "step_name": "train"}
 NAME = "x-train"
+TRAIN = {STEP_ANNOTATION: "train"}
 HICCUPS = ("drop", "500", "503", "429")
 
 
@@ -94,6 +96,21 @@ def test_an_api_server_that_stays_away_ends_the_step_with_the_reason(
         time.sleep(0.02)
     assert found[0] == FAILED and "has not answered for" in str(found[1]) and "\n" not in str(found[1])
     assert len(told) == 1 and "does not answer" in told[0]
+
+
+def test_why_a_step_was_given_up_stands_in_the_run_s_metadata(
+    server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stacks.use_local()
+    run = run_of("given-up")
+    server.add(JOBS, {**job(), "metadata": {"name": NAME, "labels": {"run_id": str(run.id)}, "annotations": TRAIN}})
+    watch = monitor(server)
+    assert check(server, watch)[0] == RUNNING
+    monkeypatch.setattr(patience, "PATIENCE_SECONDS", -1.0)
+    server.always = "500"
+    assert check(server, watch)[0] == FAILED
+    told = stacks.client().get_pipeline_run(run.id).run_metadata[f"{FAILURE}train"]
+    assert "a server has not answered" in str(told)
 
 
 def test_what_the_api_server_refuses_is_not_waited_for(server: ApiServer) -> None:

@@ -91,7 +91,8 @@ def stop(
     from medflow.platform.kubernetes import cluster, ending
 
     found = reports.find_run(run)
-    ending.stop(str(found.id), cluster.connect(stack.cluster.context, stack.cluster.namespace))
+    with cluster.refusals_told():
+        ending.stop(str(found.id), cluster.connect(stack.cluster.context, stack.cluster.namespace))
     output.emit(f"{found.name} is stopped")
 
 

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 STEP_ANNOTATION = "zenml.io/step-name"
 ORCHESTRATOR_ANNOTATION = "zenml.io/orchestrator"
-UNAUTHORIZED = 401
 NOT_FOUND = 404
 CONFLICT = 409
 #: Bytes of one pod's log that are kept; the last ones.
@@ -171,11 +170,18 @@ def refusals_told() -> Iterator[None]:
 
 def refused(error: ApiException) -> PlatformError:
     """What the API server refuses, in its words, and what to do."""
-    hint = "bind the role medflow-client (infra/kubernetes/base/roles.yaml) to who the context signs in as"
-    if error.status == UNAUTHORIZED:
-        hint = "sign in to the cluster anew: its credentials have run out, or are of another cluster"
     words = _said(str(error.body or ""))
-    return PlatformError(f"the cluster refuses ({error.status} {error.reason}): {words}", hint=hint)
+    return PlatformError(
+        f"the cluster refuses ({error.status} {error.reason}): {words}",
+        hint=REMEDIES.get(error.status, "the words are the API server's own"),
+    )
+
+
+REMEDIES = {
+    401: "sign in to the cluster anew: its credentials have run out, or are of another cluster",
+    403: "bind the role medflow-client (infra/kubernetes/base/roles.yaml) to who the context signs in as; a pod's "
+    "account has the role of its own name",
+}
 
 
 def _said(body: str) -> str:

@@ -53,6 +53,8 @@ class Monitor:
         """ZenML's creation of a job, which is tried again while there is no answer."""
 
         def started(*, batch_api: Any, namespace: str, job_manifest: Any, **rest: Any) -> Any:
+            self._steps[job_manifest.metadata.name] = job_manifest.metadata.annotations[STEP_ANNOTATION]
+
             def once() -> Any:
                 try:
                     return create(batch_api=batch_api, namespace=namespace, job_manifest=job_manifest, **rest)

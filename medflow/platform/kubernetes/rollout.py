@@ -148,14 +148,15 @@ def _last_line(cluster: Cluster, pod: Document, *, previous: bool = False) -> st
 
 
 def _lines(cluster: Cluster, pod: Document, *, previous: bool = False) -> list[str]:
-    """What the pod wrote last; none where it is gone or has not started."""
+    """What the pod wrote last; none where it is gone, has not started, or its node does not answer."""
     from kubernetes.client import ApiException
+    from urllib3.exceptions import HTTPError
 
     try:
         text = cluster.core.read_namespaced_pod_log(
             pod["metadata"]["name"], cluster.namespace, tail_lines=50, previous=previous
         )
-    except ApiException:
+    except (ApiException, HTTPError):
         return []
     return [line.strip() for line in str(text).splitlines() if line.strip()]
 

@@ -13,7 +13,7 @@ from zenml.models import ScheduleUpdate
 from medflow.config.sections.place import PlaceConfig
 from medflow.config.sections.stack import StackConfig
 from medflow.platform import stack as stacks
-from medflow.platform.kubernetes import cluster, running
+from medflow.platform.kubernetes import cluster, running, transport
 from medflow.platform.kubernetes.cluster import Cluster
 from medflow.platform.kubernetes.scheduling import credentials, marks, observing, wanting
 from medflow.platform.scheduling import planning
@@ -104,7 +104,7 @@ class Scheduler:
         pipeline = wanting.pipeline_of(*self.entries[name], self.stack)
         schedule = Schedule(name=observing.registered_name(self.name, name), cron_expression=wanted.timing.cron)
         # ZenML gives no token for a schedule that is paused; its CronJob is from the start.
-        with running.own_program(), marks.marked(name, self._marks(wanted, key), wanted.timing):
+        with running.own_program(), transport.limited(), marks.marked(name, self._marks(wanted, key), wanted.timing):
             pipeline.with_options(schedule=schedule)()
         self._finish(name, wanted.timing)
 
