@@ -170,6 +170,21 @@ def test_the_store_may_be_gone_for_a_minute(first: dict[str, Any], applied: Medf
     assert applied("stack", "apply", str(applied.stack)).returncode == 0
 
 
+def test_the_api_server_may_hang_for_a_minute(first: dict[str, Any], applied: Medflow, cluster: Cluster) -> None:
+    """It takes connections and answers none, as with a control plane that is being replaced."""
+    if not cluster.is_on_this_machine:
+        pytest.skip("the API server is no process of this machine")
+    (server,) = cluster.run("pgrep", "-f", "kube-apiserver --etcd-servers").stdout.split()
+    with applied.start(*applied.words(*LONG, "train.seed=14")) as process:
+        await_checkpoint(applied, after=[])
+        assert cluster.run("kill", "-STOP", server).returncode == 0
+        try:
+            time.sleep(OUTAGE_SECONDS)
+        finally:
+            cluster.run("kill", "-CONT", server)
+        outcome_of(finished(process))
+
+
 def test_the_orchestrator_may_be_lost_in_mid_run(first: dict[str, Any], applied: Medflow, cluster: Cluster) -> None:
     with applied.start(*applied.words(*LONG, "train.seed=13")) as process:
         run_id = run_of(applied, await_checkpoint(applied, after=[]))
