@@ -23,7 +23,8 @@ from typing import Any
 
 import pytest
 from clusters import BUCKET, PLATFORM, ROOT, RUNS, SCRIPTS, STATE, Cluster, Servers, Store
-from commands import Medflow, outcome_of, registered, user_of
+from commands import PLACE, Medflow, outcome_of, registered, user_of
+from scheduling import DATASET, Schedules, Zenml, clear
 
 FOLDER = Path(os.environ.get("MEDFLOW_CLUSTER", ROOT.parent / "shared" / "cluster"))
 
@@ -106,6 +107,28 @@ def applied(medflow: Medflow, servers: Servers) -> Iterator[Medflow]:
 def first(applied: Medflow) -> dict[str, Any]:
     """What the first run of the smallest pipeline says of itself."""
     return outcome_of(applied(*applied.words()))
+
+
+@pytest.fixture(scope="module")
+def schedules(
+    cluster: Cluster, servers: Servers, step_image: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Schedules]:
+    """An empty file of schedules on a stack of its own, signed in with an API key of its own."""
+    user = user_of(cluster, servers, step_image, tmp_path_factory.mktemp("schedules"), f"schedules-{int(time.time())}")
+    user.place.write_text(
+        PLACE.format(stack=user.stack, memory="3Gi", timeout=1500, split_on="{}").replace(
+            "timeout: 3000}", "timeout: 3000, retries: 0}"
+        )
+    )
+    found = Schedules(user, Zenml(servers))
+    clear(found)
+    servers.forget(DATASET)
+    with registered(user):
+        found.sign_in(found.zenml.key("schedules")[1])
+        yield found
+        clear(found)
+        found.sign_out()
+        found.zenml.close_accounts()
 
 
 def _script(path: Path) -> None:
