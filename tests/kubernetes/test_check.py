@@ -78,7 +78,9 @@ PLANTED = {
     "bucket": Planted("store", "s3://medflow-absent", stack=("s3://medflow/", "s3://medflow-absent/")),
     "store's key": Planted("store", "s3://medflow/check", variable=("AWS_SECRET_ACCESS_KEY", "wrong")),
     "context": Planted("context", "'planted'", stack=("context: ", "context: planted #")),
-    "namespace": Planted("namespace", "no namespace planted", stack=("namespace: medflow", "namespace: planted")),
+    "namespace": Planted(
+        "namespace", "namespace planted: 403 Forbidden", stack=("namespace: medflow", "namespace: planted")
+    ),
     "account": Planted("accounts", "planted-step", stack=("image:", "  step_account: planted-step\nimage:")),
     "image": Planted("image", "planted-", stack=("medflow-step:", "medflow-step:planted-")),
     "labels": Planted("nodes", "has the labels", place=(TRAIN, "train: {node_selector: {disk: planted}}")),

@@ -120,8 +120,10 @@ def _unreachable(here: Cluster) -> Finding | None:
             return Finding.amiss(
                 Check.NAMESPACE, f"there is no namespace {here.namespace}", "apply infra/kubernetes, see its overlays"
             )
-        text = f"namespace {here.namespace}: {error.status} {error.reason}"
-        return Finding.amiss(Check.RIGHTS, text, "bind the role medflow-client to who the context signs in as")
+        # Who has no rights in a namespace is not told whether there is one.
+        text = f"namespace {here.namespace}: {error.status} {error.reason}: it is absent, or no rights in it were given"
+        remedy = "check `namespace` in the stack's YAML, or bind the role medflow-client there to who signs in"
+        return Finding.amiss(Check.NAMESPACE, text, remedy)
     except HTTPError as error:
         text = f"the API server does not answer: {type(error).__name__}"
         return Finding.amiss(Check.CONTEXT, text, "check that the cluster runs, and KUBECONFIG")
