@@ -42,14 +42,11 @@ def manifest(stack: StackConfig, place: PlaceConfig, names: list[str]) -> dict[s
     """A job of one pod; unlike a step's, it does not start where a secret is absent."""
     asked = place.steps[DEFAULT].model_copy(update={"secrets": (), "shm": _shm_of(place)})
     given = settings.pod_settings(asked, stack.cluster)
-    addresses = {"server": stack.server, "mlflow": stack.mlflow.uri}
-    if stack.store.endpoint:
-        addresses["store"] = stack.store.endpoint
     container = {
         "name": "main",
         "image": stack.image,
         "command": ["python", "-m", program.MODULE],
-        "args": [f"{name}={url}" for name, url in addresses.items()],
+        "args": [f"{name}={url}" for name, url in _addresses(stack).items()],
         "resources": {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": {"memory": asked.memory}},
         "securityContext": given["container_security_context"],
         "volumeMounts": given["volume_mounts"],
@@ -112,6 +109,12 @@ def _absent_secret(seen: Observed) -> str | None:
     return reason.rpartition(": ")[2] if "CreateContainerConfigError" in reason and ABSENT in reason else None
 
 
+def _addresses(stack: StackConfig) -> dict[str, str]:
+    """What a pod must reach, by the name under which it is told."""
+    found = {"server": stack.server, "mlflow": stack.mlflow.uri}
+    return {**found, "store": stack.store.endpoint} if stack.store.endpoint else found
+
+
 def _told(seen: Observed, log: str, shm: str | None, stack: StackConfig) -> Iterator[Finding]:
     line = next((line.partition(program.MARK)[2] for line in log.splitlines() if program.MARK in line), None)
     if line is None:
@@ -127,7 +130,7 @@ def _told(seen: Observed, log: str, shm: str | None, stack: StackConfig) -> Iter
         problem = told["reached"][name]
         if problem:
             remedy = "the address in the stack must be valid in pods; look at network policies and DNS"
-            yield Finding.amiss(check, problem, remedy)
+            yield Finding.amiss(check, f"{_addresses(stack)[name]}: {problem}", remedy)
         else:
             yield Finding.well(check, "answers")
     yield _shm_finding(shm, told["shm"])
