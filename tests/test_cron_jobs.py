@@ -83,6 +83,14 @@ def test_a_mark_that_somebody_removed_is_missed():
     assert marks.Marks.of(made) is None
 
 
+@pytest.mark.parametrize(("mark", "value"), {"key": "mine", "schedule_id": "the first", "since": "today"}.items())
+def test_a_mark_that_somebody_wrote_over_is_as_one_removed(mark, value):
+    """Nobody could look up such a key, and the plan would end there."""
+    made = cron_job()
+    made["metadata"]["annotations"][f"medflow/{mark}"] = value
+    assert marks.Marks.of(made) is None
+
+
 def test_what_zenml_builds_outside_the_block_is_its_own():
     cron_job()
     built = zenml_orchestrator.build_cron_job_manifest(

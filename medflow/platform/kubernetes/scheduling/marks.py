@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+from pydantic import Field
 from zenml.integrations.kubernetes.orchestrators import kubernetes_orchestrator as zenml_orchestrator
 
 from medflow.platform.scheduling.records import Frozen, Timing
@@ -32,9 +33,9 @@ class Marks(Record):
     image: str
     code: str
     settings: str
-    key: str
-    """`credentials.Credential` as text."""
-    schedule_id: str = ""
+    key: str = Field(pattern=r"^[^/]+/[^/]+/[^/]+$")
+    """As `credentials.ours` tells it."""
+    schedule_id: str = Field("", pattern=r"^[0-9a-f-]{36}$|^$")
     since: datetime
     template: str = ""
 
@@ -47,7 +48,7 @@ class Marks(Record):
 
     @classmethod
     def of(cls, cron_job: dict[str, Any]) -> Marks | None:
-        """Those of a CronJob; None where somebody has removed one."""
+        """Those of a CronJob; None where somebody has removed one or written over it."""
         given = cron_job["metadata"].get("annotations", {})
         try:
             return cls.model_validate({name: given[f"{_PREFIX}{name}"] for name in cls.model_fields})
