@@ -67,7 +67,6 @@ class Scheduler:
         if change.action is not Action.NOTHING:
             say(f"{name}: {change.action.value}: {'; '.join(change.why)}")
         if run := self._would_end(change):
-            self._suspend(name)
             why = f"{run} goes on with a token that this would end; it fires no more, apply again when it is over"
             return Applied(name=name, outcome="waits", why=(*change.why, why))
         match change.action:
@@ -88,14 +87,20 @@ class Scheduler:
                 return Applied(name=name, outcome="created", why=change.why)
 
     def _would_end(self, change: Change) -> str | None:
-        """What goes on and would lose its token: with its schedule deleted, or paused at the ZenML server."""
+        """What goes on and would lose its token: with its schedule deleted, or paused at the ZenML server.
+
+        The schedule fires no more before this is looked at: a run may have begun since the plan was made, and another
+        one could begin after the look.
+        """
         stands = self.standing.get(change.name)
         pauses = change.action is Action.UPDATE and self.wanted[change.name].timing.paused
         ends = pauses or change.action in (Action.RECREATE, Action.DELETE)
         if stands is None or stands.key is not Key.VALID or not ends:
             return None
+        self.here.patch_cron_job(stands.job, {"spec": {"suspend": True}})
+        fires = observing.fires(self.here, self.here.cron_job(stands.job), self.here.events())
         # A pod that has just been started has no run yet; one that waits in vain holds nothing up.
-        going = [fire for fire in stands.fires if fire.ended is None and (fire.run_id or fire.reason is None)]
+        going = [fire for fire in fires if fire.ended is None and (fire.run_id or fire.reason is None)]
         return f"run {going[-1].run_id or going[-1].job}" if going else None
 
     def _create(self, name: str, key: str) -> None:
@@ -131,17 +136,21 @@ class Scheduler:
         self.here.patch_cron_job(stands.job, body)
         _update_at_zenml(self.registered[name], timing)
 
-    def _suspend(self, name: str) -> None:
-        self.here.patch_cron_job(self.standing[name].job, {"spec": {"suspend": True}})
-
     def _remove(self, name: str) -> None:
-        """CronJob, jobs and pods, schedule and the token's Secret; what is not there is passed over."""
-        if stands := self.standing.get(name):
-            self.here.delete_cron_job(stands.job)
+        """CronJob, jobs and pods, schedule and the token's Secret; what is not there is passed over.
+
+        The Secret goes first: where that fails, the others still tell the next apply which one it is.
+        """
+        stands = self.standing.get(name)
+        if stands is not None:
             self.here.delete_secret(f"zenml-token-{stands.snapshot_id}")
-        if known := self.registered.get(name):
+        known = self.registered.get(name)
+        if known is not None:
             for snapshot in _snapshots(known):
                 self.here.delete_secret(f"zenml-token-{snapshot}")
+        if stands is not None:
+            self.here.delete_cron_job(stands.job)
+        if known is not None:
             # Archived, so that past runs still tell which schedule they were of.
             Client().zen_store.delete_schedule(UUID(known.id), soft=True)
 

@@ -64,7 +64,7 @@ def _standing(here: Cluster, name: str, cron_job: dict[str, Any], events: list[d
         snapshot_id=snapshot_of(cron_job),
         since=max([made, *([given.since] if given else [])]),
         last_fire=moment(last) if last else None,
-        fires=tuple(_fire(here, seen) for seen in here.jobs_of(cron_job, events)),
+        fires=fires(here, cron_job, events),
         runs=runs(given.schedule_id) if given and given.schedule_id else (),
         warnings=tuple(_warning(event) for event in events if _is_warning(event, cron_job)),
     )
@@ -75,6 +75,11 @@ def snapshot_of(cron_job: dict[str, Any]) -> str:
     container = cron_job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]
     words = [*(container.get("command") or []), *(container.get("args") or [])]
     return str(words[words.index("--snapshot_id") + 1]) if "--snapshot_id" in words else ""
+
+
+def fires(here: Cluster, cron_job: dict[str, Any], events: list[dict[str, Any]]) -> tuple[Fire, ...]:
+    """The jobs of a CronJob that the cluster still knows, oldest first."""
+    return tuple(_fire(here, seen) for seen in here.jobs_of(cron_job, events))
 
 
 def _fire(here: Cluster, seen: Observed) -> Fire:
