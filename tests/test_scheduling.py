@@ -321,6 +321,17 @@ def test_what_was_due_while_another_ran_does_not_start_when_all_is_stopped(tmp_p
     ]  # fmt: skip
 
 
+@pytest.mark.timeout(50)
+def test_who_asks_twice_waits_no_longer_for_a_run_that_does_not_end(tmp_path: Path):
+    ready = tmp_path / "ready"
+    code = f"import signal, time; signal.signal(15, signal.SIG_IGN); open({str(ready)!r}, 'w').close(); time.sleep(70)"
+    said: list[str] = []
+    runner = Runner([SCHEDULE], {SCHEDULE.name: (sys.executable, "-c", code)}, said.append, lambda _: EVERY_SECOND)
+    threading.Thread(target=interrupt, args=(lambda: "nightly: is stopped" in said,), daemon=True).start()
+    interrupted(runner, ready.exists)
+    assert any("FAILED with exit code -9" in line for line in said), said
+
+
 def test_a_fire_that_is_too_late_is_told():
     late = DateTrigger(datetime.now(UTC) - timedelta(seconds=30))
     words = "nightly: missed: it could not start in time"

@@ -97,11 +97,11 @@ class Runner:
         with self.starting:
             self.stopping = True
         for name, process in list(self.going.items()):
-            self.say(f"{name}: is stopped")
-            process.terminate()
             try:
+                self.say(f"{name}: is stopped")
+                process.terminate()
                 process.wait(END_SECONDS)
-            except subprocess.TimeoutExpired:
+            except (subprocess.TimeoutExpired, KeyboardInterrupt):  # or whoever waits asks a second time
                 process.kill()
         if self.scheduler.running:
             self.scheduler.shutdown(wait=True)
