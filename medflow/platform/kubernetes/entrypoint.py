@@ -7,7 +7,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from zenml.entrypoints import entrypoint
-from zenml.entrypoints.step_entrypoint_configuration import StepEntrypointConfiguration
+from zenml.entrypoints.step_entrypoint_configuration import STEP_NAME_OPTION, StepEntrypointConfiguration
 from zenml.utils import source_utils
 
 from medflow.errors import MedflowError
@@ -34,8 +34,12 @@ class StepEntrypoint(StepEntrypointConfiguration):
         return ["python", "-m", MODULE]
 
     def run(self) -> None:
+        step = self.entrypoint_args[STEP_NAME_OPTION]
+        # Where a step has nothing to say, its log would be empty: as one that was lost.
+        say(f"{step} …")
         with caching.checked_hits(say):
             super().run()
+        say(f"{step} done")
 
 
 def prepare() -> None:
