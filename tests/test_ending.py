@@ -228,3 +228,16 @@ def test_ctrl_c_while_a_run_is_sent_leaves_nothing_of_it(server: ApiServer, kube
     assert run.status == ExecutionStatus.STOPPED
     assert server.names(JOBS) == server.names(SECRETS) == []
     assert run.name == name or run.name.startswith(f"{dataset}-20")
+
+
+def test_what_the_pods_of_a_stopped_run_had_said_is_kept(server: ApiServer) -> None:
+    run = run_of("stopped")
+    add_jobs(server, str(run.id))
+    labels, spec = {"run_id": str(run.id), "job-name": "train"}, {"containers": [{"name": "main"}]}
+    server.add(PODS, {"metadata": {"name": "train-1", "labels": labels}, "spec": spec, "status": {"phase": "Running"}})
+    server.add(PODS, {"metadata": {"name": "train-1/log"}, "said": "epoch 1"})
+    ending.stop(str(run.id), server.cluster())
+    kept = own_store() / "runs" / str(run.id) / "pods"
+    assert "epoch 1" in (kept / "train-1.log").read_text() and (kept / "train-1.json").is_file()
+    assert (kept / "events.json").is_file()
+    assert now(run) == "stopped" and server.names(JOBS) == []

@@ -13,8 +13,10 @@ from zenml.exceptions import IllegalOperationError
 from zenml.models import PipelineRunUpdate
 
 from medflow.platform import trackers
-from medflow.platform.kubernetes import reasons
+from medflow.platform.context import StoredFiles
+from medflow.platform.kubernetes import keeping, reasons
 from medflow.platform.kubernetes.cluster import Cluster, Observed
+from medflow.platform.kubernetes.gathering import Gathered
 from medflow.platform.kubernetes.patience import passes
 from medflow.progress import say
 
@@ -36,10 +38,24 @@ def stop(run_id: str, here: Cluster) -> None:
             with suppress(IllegalOperationError):
                 update = PipelineRunUpdate(status=status, status_reason="stopped by its user")
                 Client().zen_store.update_run(run.id, update)
-    for job in here.jobs(run_id):
+    jobs = here.jobs(run_id)
+    said = Gathered(here)
+    for job in jobs:
+        said.note(job)
+    for job in jobs:
         here.delete_job(job.name)
     trackers.close(run, "KILLED")
     remove_token(run_id, here)
+    _keep(said, run_id)
+
+
+def _keep(said: Gathered, run_id: str) -> None:
+    """What the pods had said: the orchestrator may have no time to write it."""
+    store = Client().active_stack.artifact_store
+    try:
+        said.write(StoredFiles(store, keeping.folder(store.path, run_id)), "events.json")
+    except Exception as error:  # the run is stopped, whatever becomes of its logs
+        say(f"warning: logs and events of the pods of run {run_id} are not kept ({type(error).__name__}: {error})")
 
 
 def stop_submitted(name: str, here: Cluster) -> None:
