@@ -348,6 +348,7 @@ def test_run_page_with_everything_and_with_nothing(evaluated, bundle, data, choi
     titles = re.findall("<h2>(.*?)</h2>", document)
     assert titles[:2] == ["Promotion", "On test rows"] and len(titles) == len(set(titles)) == 14
     assert "pixels aaaaaaaaaaaa, other cccccccccccc" in document
+    assert f"Weights from: {bundle.card.weights_from}." in document
     assert "<h2>" not in stands_alone(report.run_page(report.RunReport(title="nothing yet")))
 
 

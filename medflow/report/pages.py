@@ -218,7 +218,8 @@ def _training(card: ModelCard) -> Html:
         return Html("")
     words = (
         f"{card.name} ({card.variant}): best {log.monitor} {log.best_score:.4f} at epoch {log.best_epoch}, "
-        f"{log.train_images:,} training and {log.val_images:,} validation images, seed {log.seed}."
+        f"{log.train_images:,} training and {log.val_images:,} validation images, seed {log.seed}. "
+        f"Weights from: {card.weights_from}."
     )
     if log.stop_on:
         words += f" Stages ended early by {log.stop_on}."
