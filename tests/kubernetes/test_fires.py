@@ -155,7 +155,6 @@ def test_the_next_fire_starts_only_the_uncached_steps_and_a_rival_gives_way(sche
     assert steps_of(schedules, first["id"], "completed") == UNCACHED
     assert {name for name in schedules.medflow.pods(first["id"]) if name} == UNCACHED
     print(f"second fire: {seconds_of(first):.0f} s")
-    assert seconds_of(first) < 150
     del schedules.entries["rival"]
     schedules.entries["minutely"]["paused"] = True
     settle(schedules)
