@@ -129,10 +129,16 @@ def _past(reference: str, holder: Bundle) -> Past:
 # -- writing -------------------------------------------------------------------------------------
 
 
+def version_name(content_digest: str) -> str:
+    """Under which a version is on record; ZenML takes a name of digits alone for a version's number."""
+    name = content_digest[:DIGITS]
+    return f"v{name}" if name.isdecimal() else name
+
+
 def ensure_version(name: str, facts: PackageFacts) -> ModelVersionResponse:
     """The version of this content, made where it is new."""
     client = stack.client()
-    version = facts.content_digest[:DIGITS]
+    version = version_name(facts.content_digest)
     # A run of the same dataset elsewhere may make either in the moment after we looked.
     try:
         client.get_model(name)
