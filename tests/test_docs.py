@@ -71,7 +71,15 @@ def parsed(words: list[str]) -> typer.Context:
 
 
 def test_the_readme_has_commands() -> None:
-    assert {words[0] for words in commands()} <= {"make", ".venv/bin/medflow", "curl", "time", "export"}
+    assert {words[0] for words in commands()} <= {
+        "make",
+        ".venv/bin/medflow",
+        "curl",
+        "time",
+        "export",
+        "sed",
+        "printf",
+    }
     assert len(of_medflow()) >= 3 and len(examples()) > 20
 
 

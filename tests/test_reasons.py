@@ -14,13 +14,17 @@ from medflow.platform.kubernetes import reasons, settings
 from medflow.platform.kubernetes.cluster import Observed
 
 JOB, POD = "x-train", "x-train-1"
-NOW = datetime.now(UTC)
 Spec = dict[str, Any]
+
+
+def before(seconds: float) -> datetime:
+    """Of now, and not of when this file was read: a whole run of the tests takes minutes."""
+    return datetime.now(UTC) - timedelta(seconds=seconds)
 
 
 def event(reason: str, message: str, *, about: str = JOB, ago: float = 5, since: float | None = None) -> Spec:
     """``ago`` and ``since``: seconds before now at which it was said last, and first."""
-    last, first = (NOW - timedelta(seconds=ago)), (NOW - timedelta(seconds=since or ago))
+    last, first = before(ago), before(since or ago)
     return {
         "reason": reason, "message": message, "type": "Warning", "involvedObject": {"name": about},
         "metadata": {"uid": f"{reason}{ago}"}, "firstTimestamp": first.isoformat(), "lastTimestamp": last.isoformat(),
@@ -28,7 +32,7 @@ def event(reason: str, message: str, *, about: str = JOB, ago: float = 5, since:
 
 
 def pod(status: Spec, *, ago: float = 60) -> Spec:
-    facts = {"name": POD, "labels": {"job-name": JOB}, "creationTimestamp": (NOW - timedelta(seconds=ago)).isoformat()}
+    facts = {"name": POD, "labels": {"job-name": JOB}, "creationTimestamp": before(ago).isoformat()}
     return {"metadata": facts, "spec": job()["spec"]["template"]["spec"], "status": status}
 
 

@@ -168,7 +168,9 @@ def _left(cluster: Cluster) -> list[str]:
     items = cluster.json("-n", RUNS, "get", kinds)["items"]
     secrets = cluster.json("-n", RUNS, "get", "secrets")["items"]
     items += [item for item in secrets if item["metadata"]["name"].startswith("zenml-token-")]
-    return [f"{item['kind']} {item['metadata']['name']}" for item in items]
+    return [
+        f"{item['kind']} {item['metadata']['name']}" for item in items if "deletionTimestamp" not in item["metadata"]
+    ]
 
 
 def _bucket(store: Store) -> None:
