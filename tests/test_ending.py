@@ -241,3 +241,14 @@ def test_what_the_pods_of_a_stopped_run_had_said_is_kept(server: ApiServer) -> N
     assert "epoch 1" in (kept / "train-1.log").read_text() and (kept / "train-1.json").is_file()
     assert (kept / "events.json").is_file()
     assert now(run) == "stopped" and server.names(JOBS) == []
+
+
+def test_stopping_a_run_that_is_over_leaves_its_records(server: ApiServer) -> None:
+    run = run_of("over")
+    add_jobs(server, str(run.id), OVER)
+    stacks.client().zen_store.update_run(run.id, PipelineRunUpdate(status=ExecutionStatus.FAILED))
+    kept = own_store() / "runs" / str(run.id) / "pods" / "events.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("[1]")
+    ending.stop(str(run.id), server.cluster())
+    assert kept.read_text() == "[1]" and now(run) == "failed" and server.names(JOBS) == []

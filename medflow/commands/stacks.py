@@ -93,7 +93,8 @@ def stop(
     found = reports.find_run(run)
     with cluster.refusals_told():
         ending.stop(str(found.id), cluster.connect(stack.cluster.context, stack.cluster.namespace))
-    output.emit(f"{found.name} is stopped")
+    was = found.status.value
+    output.emit(f"{found.name} was {was} already" if found.status.is_finished else f"{found.name} is stopped")
 
 
 @app.command("delete", cls=Verb)

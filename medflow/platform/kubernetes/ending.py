@@ -29,8 +29,13 @@ POLL_SECONDS = 1.0
 
 
 def stop(run_id: str, here: Cluster) -> None:
-    """Stop a run and remove what it holds in the cluster: its steps' jobs, the orchestrator's, the token's Secret."""
+    """Stop a run and remove what it holds in the cluster: its steps' jobs, the orchestrator's, the token's Secret.
+
+    A second call does what the first left. Of a run that came to its own end only what is left in the cluster goes; its
+    records stay as they are.
+    """
     run = Client().get_pipeline_run(run_id)
+    had_ended = run.status in (ExecutionStatus.COMPLETED, ExecutionStatus.FAILED)
     # First, or whoever follows the run would take it for one whose pods were lost.
     if not run.status.is_finished:
         for status in (ExecutionStatus.STOPPING, ExecutionStatus.STOPPED):
@@ -44,9 +49,12 @@ def stop(run_id: str, here: Cluster) -> None:
         said.note(job)
     for job in jobs:
         here.delete_job(job.name)
-    trackers.close(run, "KILLED")
     remove_token(run_id, here)
-    _keep(said, run_id)
+    if had_ended:
+        return
+    trackers.close(run, "KILLED")
+    if said.pods:
+        _keep(said, run_id)
 
 
 def _keep(said: Gathered, run_id: str) -> None:
