@@ -34,6 +34,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(here):
             item.add_marker(pytest.mark.kubernetes)
+    # The README runs the dataset of `first` on a stack of its own, and lets ZenML forget what others made of it.
+    items.sort(key=lambda item: item.path.name == "test_readme.py")
 
 
 @pytest.fixture(scope="session")

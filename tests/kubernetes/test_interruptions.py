@@ -17,6 +17,7 @@ from forwarding import Forwarder
 
 pytestmark = [pytest.mark.timeout(3600)]
 LONG = ("train.epochs=60", "train.patience=60", "train.checkpoint_seconds=0")
+LONGER = ("train.epochs=150", "train.patience=150", "train.checkpoint_seconds=0")
 OUTAGE_SECONDS = 60
 
 
@@ -112,28 +113,25 @@ def await_checkpoint(medflow: Medflow, after: list[str]) -> str:
     raise AssertionError("no checkpoint came")
 
 
-def test_the_server_may_be_restarted_in_mid_run(
+def test_the_servers_may_be_restarted_and_their_databases_gone_for_a_minute(
     first: dict[str, Any], applied: Medflow, cluster: Cluster, servers: Servers
 ) -> None:
-    with applied.start(*applied.words(*LONG, "train.seed=8")) as process:
+    with applied.start(*applied.words(*LONGER, "train.seed=8")) as process:
         await_checkpoint(applied, after=[])
-        cluster.kubectl("-n", PLATFORM, "delete", "pod", "-l", "app.kubernetes.io/name=zenml-server", "--wait=false")
-        await_silence(servers.zenml)
-        outcome_of(finished(process))
-
-
-def test_the_databases_of_both_servers_may_be_gone_for_a_minute(
-    first: dict[str, Any], applied: Medflow, cluster: Cluster, servers: Servers
-) -> None:
-    with applied.start(*applied.words(*LONG, "train.seed=9")) as process:
-        await_checkpoint(applied, after=[])
-        cluster.kubectl("-n", PLATFORM, "scale", "deployment", "mariadb", "postgres", "--replicas=0")
+        names = ("zenml-server", "mlflow-server")
+        which = f"app.kubernetes.io/name in ({','.join(names)})"
+        cluster.kubectl("-n", PLATFORM, "delete", "pod", "-l", which, "--wait=false")
+        await_silence(servers.zenml, servers.mlflow)
+        for name in names:
+            cluster.kubectl("-n", PLATFORM, "rollout", "status", f"deployment/{name}", "--timeout=300s")
+        databases = ("mariadb", "postgres")
+        cluster.kubectl("-n", PLATFORM, "scale", "deployment", *databases, "--replicas=0")
         try:
             await_silence(servers.zenml, servers.mlflow)
             time.sleep(OUTAGE_SECONDS)
             assert applied.running(TRAIN), "the outage was in mid-run"
         finally:
-            cluster.kubectl("-n", PLATFORM, "scale", "deployment", "mariadb", "postgres", "--replicas=1")
+            cluster.kubectl("-n", PLATFORM, "scale", "deployment", *databases, "--replicas=1")
         outcome_of(finished(process))
 
 
@@ -170,30 +168,30 @@ def test_the_store_may_be_gone_for_a_minute(first: dict[str, Any], applied: Medf
     assert applied("stack", "apply", str(applied.stack)).returncode == 0
 
 
-def test_the_api_server_may_hang_for_a_minute(first: dict[str, Any], applied: Medflow, cluster: Cluster) -> None:
-    """It takes connections and answers none, as with a control plane that is being replaced."""
-    if not cluster.is_on_this_machine:
-        pytest.skip("the API server is no process of this machine")
-    (server,) = cluster.run("pgrep", "-f", "kube-apiserver --etcd-servers").stdout.split()
-    with applied.start(*applied.words(*LONG, "train.seed=14")) as process:
-        await_checkpoint(applied, after=[])
-        assert cluster.run("kill", "-STOP", server).returncode == 0
-        try:
-            time.sleep(OUTAGE_SECONDS)
-        finally:
-            cluster.run("kill", "-CONT", server)
-        outcome_of(finished(process))
-
-
-def test_the_orchestrator_may_be_lost_in_mid_run(first: dict[str, Any], applied: Medflow, cluster: Cluster) -> None:
-    with applied.start(*applied.words(*LONG, "train.seed=13")) as process:
+def test_the_control_plane_may_hang_for_a_minute_and_the_orchestrator_be_lost(
+    first: dict[str, Any], applied: Medflow, cluster: Cluster
+) -> None:
+    with applied.start(*applied.words(*LONGER, "train.seed=13")) as process:
         run_id = run_of(applied, await_checkpoint(applied, after=[]))
+        if cluster.is_on_this_machine:
+            hang(cluster)
+            assert applied.running(TRAIN), "the outage was in mid-run"
         (lost,) = applied.pods(run_id)[""]
         # What had been said before is kept already.
         assert any("resolve" in name for name in applied.objects(f"runs/{run_id}/pods/") if name.endswith(".log"))
         delete(cluster, lost["metadata"]["name"])
         outcome = outcome_of(finished(process))
     assert outcome["run_id"] == run_id
+
+
+def hang(cluster: Cluster) -> None:
+    """The API server takes connections and answers none, as with a control plane that is being replaced."""
+    (server,) = cluster.run("pgrep", "-f", "kube-apiserver --etcd-servers").stdout.split()
+    assert cluster.run("kill", "-STOP", server).returncode == 0
+    try:
+        time.sleep(OUTAGE_SECONDS)
+    finally:
+        cluster.run("kill", "-CONT", server)
 
 
 def run_of(medflow: Medflow, pod: str) -> str:

@@ -38,6 +38,8 @@ POD_SECURITY: dict[str, Any] = {
     "fsGroup": USER,
     "seccompProfile": {"type": "RuntimeDefault"},
 }
+#: ZenML looks at a step's job every three seconds otherwise, which many a step of a small dataset does not take.
+LOOK_SECONDS = 1.0
 #: Not ErrImagePull: the first try may fail for a moment, and is repeated.
 HOPELESS = ("InvalidImageName", "ImagePullBackOff", "ErrImageNeverPull", "CreateContainerConfigError")
 
@@ -66,6 +68,7 @@ def of_run(place: PlaceConfig, stack: StackConfig) -> dict[str, Any]:
             "active_deadline_seconds": place.orchestrator.timeout,
             "ttl_seconds_after_finished": place.keep,
             "max_parallelism": place.parallel,
+            "job_monitoring_interval": LOOK_SECONDS,
             "fail_on_container_waiting_reasons": list(HOPELESS),
         },
     }
