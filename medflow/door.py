@@ -22,8 +22,10 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 
+from medflow.budget import Budget
 from medflow.errors import ImageError, ServingError
 from medflow.graph import cores
+from medflow.image_memory import bytes_to_decode
 from medflow.preprocess import Fitted, to_fitted
 from medflow.records import PixelSpec
 from medflow.text import MAX_CHARACTERS, is_missing
@@ -37,14 +39,18 @@ MAX_PIXELS = 100_000_000
 #: Requests inside at once, and the sum of their bodies; more are answered 503.
 MAX_IN_FLIGHT = 64
 MAX_IN_FLIGHT_BYTES = 8 * MAX_BODY_BYTES
+#: How much of the memory for images holds uploads that wait, within these bounds; the rest is for decoding.
+UPLOADS = 0.2
 UPLOAD_SECONDS = 30.0
 #: How much of a body that is too large is read and thrown away, so that the client lives to see the 413.
 DRAIN_BYTES = 16 * MAX_BODY_BYTES
 RETRY_AFTER_SECONDS = 1
 #: Names a file; while it is there, the service is being taken away, and no connection is kept for another request.
 LEAVING_VARIABLE = "MEDFLOW_LEAVING"
-#: How many images are decoded at a time, where memory holds fewer than there are cores: the largest takes 470 MiB.
-DECODERS_VARIABLE = "MEDFLOW_DECODERS"
+#: Bytes of memory that uploads and the decoding of images may take together.
+IMAGE_BYTES_VARIABLE = "MEDFLOW_IMAGE_BYTES"
+#: Without it, for each core: the largest radiograph in a plain format.
+IMAGE_BYTES = 640 * 2**20
 CURL = "curl -F image=@FILE http://HOST:PORT/predict"
 CURL_TEXT = "curl -F image=@FILE -F 'text=<REPORT.txt' http://HOST:PORT/predict"
 
@@ -108,7 +114,10 @@ class Door:
         self.model = model
         self.requests = 0
         self.bytes = 0
-        self._decoders = anyio.CapacityLimiter(_decoders())
+        memory = int(os.environ.get(IMAGE_BYTES_VARIABLE, cores() * IMAGE_BYTES))
+        self.max_bytes = int(min(max(UPLOADS * memory, MAX_BODY_BYTES), MAX_IN_FLIGHT_BYTES))
+        self.budget = Budget(memory - self.max_bytes)
+        self._decoders = anyio.CapacityLimiter(cores())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refusal = self.model.refusal
@@ -143,7 +152,7 @@ class Door:
         if scope["method"] != "POST":
             raise Refused(405, f"{scope['method']} is not answered here", hint=CURL)
         size = min(_declared(Headers(scope=scope)), MAX_BODY_BYTES)
-        if self.requests >= MAX_IN_FLIGHT or self.bytes + size > MAX_IN_FLIGHT_BYTES:
+        if self.requests >= MAX_IN_FLIGHT or self.bytes + size > self.max_bytes:
             raise _busy()
         self.requests, self.bytes = self.requests + 1, self.bytes + size
         try:
@@ -165,7 +174,11 @@ class Door:
     async def _decoded(self, data: bytes) -> Fitted:
         spec = self.model.pixels
         try:
-            return await anyio.to_thread.run_sync(_decode, data, spec, limiter=self._decoders)
+            needed = bytes_to_decode(data, max_pixels=MAX_PIXELS)
+            if needed > self.budget.total:
+                raise _too_much(needed, self.budget.total)
+            async with self.budget.taken(needed):
+                return await anyio.to_thread.run_sync(_decode, data, spec, limiter=self._decoders)
         except ImageError as error:
             raise Refused(422, error.message, hint=error.hint) from error
 
@@ -184,10 +197,6 @@ class Door:
         if status == 503:
             raise _busy()
         return status
-
-
-def _decoders() -> int:
-    return min(cores(), int(os.environ.get(DECODERS_VARIABLE, cores())))
 
 
 def _leaving() -> bool:
@@ -282,6 +291,15 @@ def _decode(data: bytes, spec: PixelSpec) -> Fitted:
 def _too_large() -> Refused:
     limit = f"{MAX_BODY_BYTES // 2**20} MiB"
     return Refused(413, f"the request is larger than {limit}", hint=f"send one image of less than {limit}")
+
+
+def _too_much(needed: int, there: int) -> Refused:
+    message = f"decoding this image may take {_mib(needed)} of memory, and the service has {_mib(there)} for it"
+    return Refused(413, message, hint="send it smaller, or as PNG or baseline JPEG; or serve with more memory")
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.0f} MiB"
 
 
 def _busy() -> Refused:

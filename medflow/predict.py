@@ -2,7 +2,7 @@
 
 Bytes become pixels as in training and serving (``preprocess.to_fitted``), and torch and ONNX bundles go through
 the same scorer, so they give the same answers. Masks and overlays have the size of their image
-(``preprocess.unfit_mask``). An overlay carries the decision and its probability in words; where a model gives no
+(``masks.unfit_mask``). An overlay carries the decision and its probability in words; where a model gives no
 mask it is drawn on request. For an overlay the image is decoded a second time: to hold a batch of large ones
 would take gigabytes.
 """
@@ -24,7 +24,8 @@ from pydantic import Field
 from medflow.atomic import replacing, write_bytes
 from medflow.decisions import decide, probabilities, threshold_values
 from medflow.errors import DataError, ImageError
-from medflow.preprocess import Fitted, mask_png, read, to_fitted, unfit_mask
+from medflow.masks import mask_png, unfit_mask
+from medflow.preprocess import Fitted, read, to_fitted
 from medflow.progress import track
 from medflow.records import Bundle, HeadSpec, ModelCard, Record
 from medflow.report_table import read_reports, reports_of

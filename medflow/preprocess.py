@@ -1,6 +1,6 @@
 """From raw bytes to stored pixels: the one function that ingest and serving share.
 
-``to_pixels`` decodes strictly and brings an image to its ``PixelSpec``; nothing resizes later, and ``unfit_mask``
+``to_pixels`` decodes strictly and brings an image to its ``PixelSpec``; nothing resizes later, and ``medflow.masks``
 alone goes the way back, from a model's mask to the image that was sent. Only Pillow decodes, because OpenCV
 answers a truncated file with gray rows and no error. DICOM files are images like any other: ``medflow.dicom``
 gives them their 8 bits, by rescale, window and bits stored.
@@ -26,7 +26,7 @@ brightness incomparable between images.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Literal
@@ -46,10 +46,8 @@ FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "PPM", "WEBP")
 REDUCING_GAP = 2.0
 #: A mask pixel is set where its gray value is above this.
 MASK_ABOVE = 127
-#: A mask is brought to its image's size in squares of this side, so that only its bits are held whole.
-TILE = 2048
-
-Box = tuple[float, float, float, float]
+#: Values of more than 8 bits become 8 in bands of about so many, so that beside the image little is held.
+BAND = 2**20
 
 
 @dataclass(frozen=True)
@@ -118,8 +116,7 @@ def open_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         from medflow.dicom.image import open_image as open_dicom  # pydicom takes a quarter of a second to import
 
         return open_dicom(data, max_pixels=max_pixels)
-    image = _open_header(data)
-    _refuse_bomb(image, max_pixels)
+    image = open_header(data, max_pixels=max_pixels)
     try:
         image.load()
     except MemoryError:  # says nothing about the image
@@ -152,7 +149,7 @@ def convert(image: Image.Image, channels: Literal[1, 3]) -> Image.Image:
     """Bring any mode to 8-bit L (1 channel) or RGB (3), by the module's table. Raises ImageError."""
     mode = "L" if channels == 1 else "RGB"
     if image.mode == "F" or image.mode.startswith("I"):
-        image = Image.fromarray(_to_8_bits(np.asarray(image)))
+        image = _to_8_bits(image)
     try:
         return image if image.mode == mode else image.convert(mode)
     except ValueError as error:
@@ -167,9 +164,10 @@ def as_array(image: Image.Image) -> np.ndarray:
     return array[..., np.newaxis] if array.ndim == 2 else array
 
 
-def _open_header(data: bytes) -> Image.Image:
+def open_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """An image of ``FORMATS`` of which only the header has been read. Raises ImageError, see ``read``."""
     try:
-        return Image.open(BytesIO(data), formats=FORMATS)
+        image = Image.open(BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise ImageError(f"it is refused as a decompression bomb: {_words(error)}", hint=_SMALLER) from error
     except Exception as error:
@@ -177,28 +175,48 @@ def _open_header(data: bytes) -> Image.Image:
             f"these {len(data)} bytes are no image that can be opened",
             hint=f"expected one of {', '.join(FORMATS)}, or DICOM",
         ) from error
-
-
-_SMALLER = "scale the image down, or raise ingest.max_pixels if you trust its source"
-
-
-def _refuse_bomb(image: Image.Image, max_pixels: int) -> None:
     width, height = image.size
     if width * height > max_pixels:
         raise ImageError(
             f"its header declares {width} x {height} pixels, more than the {max_pixels} allowed", hint=_SMALLER
         )
+    return image
 
 
-def _to_8_bits(values: np.ndarray) -> np.ndarray:
-    """Integers by the 16-bit rule, floats by their range; see the module's table. uint8 (h, w)."""
-    low, high = float(values.min()), float(values.max())  # NaN fails every comparison below
-    if values.dtype.kind == "f" and low >= 0 and high <= 1:
-        return np.rint(values * 255).astype(np.uint8)
-    if values.dtype.kind == "f" and low >= 0 and high <= 255:
-        return np.rint(values).astype(np.uint8)
+_SMALLER = "scale the image down, or raise ingest.max_pixels if you trust its source"
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """Integers by the 16-bit rule, floats by their range; see the module's table. Mode L."""
+    bands = [_band(image, rows) for rows in _bands(image.size)]
+    low = float(np.min([values().min() for values in bands]))  # NaN fails every comparison below
+    high = float(np.max([values().max() for values in bands]))
+    found = Image.new("L", image.size)
+    rule = _rule(low, high, floats=image.mode == "F")
+    for rows, values in zip(_bands(image.size), bands, strict=True):
+        found.paste(Image.fromarray(rule(values())), (0, rows.start))
+    return found
+
+
+def _bands(size: tuple[int, int]) -> Iterator[range]:
+    """Rows from top to bottom."""
+    width, height = size
+    step = max(1, BAND // width)
+    return (range(top, min(top + step, height)) for top in range(0, height, step))
+
+
+def _band(image: Image.Image, rows: range) -> Callable[[], np.ndarray]:
+    return lambda: np.asarray(image.crop((0, rows.start, image.width, rows.stop)))
+
+
+def _rule(low: float, high: float, *, floats: bool) -> Callable[[np.ndarray], np.ndarray]:
+    """How values between ``low`` and ``high`` become uint8. Raises ImageError where they have no stated range."""
+    if floats and low >= 0 and high <= 1:
+        return lambda values: np.rint(values * 255).astype(np.uint8)
+    if floats and low >= 0 and high <= 255:
+        return lambda values: np.rint(values).astype(np.uint8)
     if low >= 0 and high <= 65535:
-        return ((np.rint(values).astype(np.uint32) + 128) // 257).astype(np.uint8)
+        return lambda values: ((np.rint(values).astype(np.uint32) + 128) // 257).astype(np.uint8)
     raise ImageError(
         f"its values run from {low:g} to {high:g}, outside 0 to 65535", hint="save the image with 8 or 16 bits a value"
     )
@@ -229,51 +247,16 @@ def fit_mask(image: Image.Image, spec: PixelSpec, *, image_size: tuple[int, int]
     return (np.asarray(_place(binary, spec, image_size or image.size)) > MASK_ABOVE).astype(np.uint8)
 
 
-def unfit_mask(scores: np.ndarray, cut: float, spec: PixelSpec, size: tuple[int, int]) -> np.ndarray:
-    """A model's mask on the image that it was made from: bool (h, w) for ``size`` (width, height), upright.
-
-    ``scores`` float32 (height, width) of ``spec`` are probabilities, 0 to 1; a pixel is set at or above ``cut``.
-    The padding falls away, and what is left is resized bilinearly and only then cut: were the decision itself
-    enlarged, its outline would be a staircase as coarse as the frame. At the frame's own size nothing changes.
-    Beside the result, which is one byte a pixel, this holds one tile.
-    """
-    left, top, width, height = _inner_box(size, spec)
-    inner = Image.fromarray(np.ascontiguousarray(scores[top : top + height, left : left + width], dtype=np.float32))
-    mask = np.empty((size[1], size[0]), dtype=bool)
-    for rows, columns, box in _tiles(size, inner.size):
-        shape = (columns.stop - columns.start, rows.stop - rows.start)
-        mask[rows, columns] = np.asarray(inner.resize(shape, Image.Resampling.BILINEAR, box=box)) >= cut
-    return mask
-
-
-def mask_png(mask: np.ndarray) -> bytes:
-    """PNG, 8-bit gray, 0 or 255, of a bool mask (height, width)."""
-    stream = BytesIO()
-    Image.fromarray(mask.view(np.uint8) * np.uint8(255)).save(stream, "PNG", compress_level=1)
-    return stream.getvalue()
-
-
-def _tiles(size: tuple[int, int], source: tuple[int, int]) -> Iterator[tuple[slice, slice, Box]]:
-    """Rows, columns and the box of ``source`` (width, height) that lies under them. The box is no border:
-    Pillow's filter looks beyond it, so tiles meet without a seam."""
-    across, down = source[0] / size[0], source[1] / size[1]
-    for top in range(0, size[1], TILE):
-        rows = slice(top, min(top + TILE, size[1]))
-        for left in range(0, size[0], TILE):
-            columns = slice(left, min(left + TILE, size[0]))
-            yield rows, columns, (left * across, rows.start * down, columns.stop * across, rows.stop * down)
-
-
 def _place(image: Image.Image, spec: PixelSpec, frame_of: tuple[int, int]) -> Image.Image:
     if spec.fit == "stretch":
         return _resize(image, (spec.width, spec.height))
-    left, top, width, height = _inner_box(frame_of, spec)
+    left, top, width, height = inner_box(frame_of, spec)
     frame = Image.new(image.mode, (spec.width, spec.height))
     frame.paste(_resize(image, (width, height)), (left, top))
     return frame
 
 
-def _inner_box(size: tuple[int, int], spec: PixelSpec) -> tuple[int, int, int, int]:
+def inner_box(size: tuple[int, int], spec: PixelSpec) -> tuple[int, int, int, int]:
     """Where in the frame an image of ``size`` lies: left, top, width, height.
 
     With ``pad`` the largest box of the same aspect ratio, at least one pixel, in the middle.

@@ -24,11 +24,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from medflow import __version__
+from medflow.allocator import give_back_large_blocks
 from medflow.decisions import decide, probabilities, threshold_values
 from medflow.door import ASKED, MAX_IN_FLIGHT, PREDICT, READY, Asked, Door, Refused
 from medflow.errors import ArtifactError, MedflowError
 from medflow.graph import Graph, check_golden
-from medflow.preprocess import mask_png, unfit_mask
+from medflow.masks import draw_mask
 from medflow.records import Bundle, HeadSpec, PixelSpec, Record
 
 BUNDLE = "bundle"
@@ -141,13 +142,13 @@ class Model:
 
     def _mask(self, head: HeadSpec, scores: np.ndarray, size: tuple[int, int]) -> MaskAnswer:
         cut = float(threshold_values(head, self.card.thresholds)[0])
-        mask = unfit_mask(scores, cut, self.pixels, size)
+        drawn = draw_mask(scores, cut, self.pixels, size)
         return MaskAnswer(
             label=head.labels[0],
-            png=base64.b64encode(mask_png(mask)).decode(),
+            png=base64.b64encode(drawn.png).decode(),
             width=size[0],
             height=size[1],
-            fraction=float(mask.mean()),
+            fraction=drawn.fraction,
             threshold=cut,
         )
 
@@ -225,6 +226,7 @@ class KnownPaths(bentoml.Service):
 
 def service(root: Path) -> bentoml.Service:
     """The BentoML service of a staged package: ``root`` holds ``identity.json`` and ``bundle/``."""
+    give_back_large_blocks()
     model = Model(root)
 
     @bentoml.service(

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from medflow import preprocess
+from medflow import masks
 from medflow.errors import ImageError
-from medflow.preprocess import decode, fit, read, read_mask, to_pixels, unfit_mask
+from medflow.masks import draw_mask, mask_png, unfit_mask
+from medflow.preprocess import decode, fit, read, read_mask, to_pixels
 from medflow.records import PixelSpec
 
 SAMPLES = Path(os.environ.get("MEDFLOW_SAMPLES", Path(__file__).parents[2] / "shared" / "data"))
@@ -356,8 +357,33 @@ def test_tiles_meet_without_a_seam(width: int, height: int, tile: int) -> None:
     scores = np.tile(np.linspace(0, 1, 24, dtype=np.float32), (24, 1))
     whole = unfit_mask(scores, 0.47, spec(24), (width, height))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preprocess, "TILE", tile)
+        patch.setattr(masks, "TILE", tile)
         assert (unfit_mask(scores, 0.47, spec(24), (width, height)) == whole).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 120), st.integers(1, 120), st.integers(1, 50))
+def test_a_drawn_mask_is_the_mask(width: int, height: int, tile: int) -> None:
+    scores = np.random.default_rng(width).random((24, 24), dtype=np.float32)
+    mask = unfit_mask(scores, 0.5, spec(24), (width, height))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(masks, "TILE", tile)
+        drawn = draw_mask(scores, 0.5, spec(24), (width, height))
+    image = Image.open(BytesIO(drawn.png))
+    assert image.mode == "L"
+    assert (np.asarray(image) == mask * 255).all()
+    assert drawn.fraction == mask.mean()
+    assert (np.asarray(Image.open(BytesIO(mask_png(mask)))) == mask * 255).all()
+
+
+@pytest.mark.parametrize("size", [(6000, 6000), (9_000_000, 4)])
+def test_drawing_a_large_mask_takes_a_few_bands_of_memory(size: tuple[int, int]) -> None:
+    scores = np.asarray(Image.fromarray(disc(64, 64)).convert("L"), dtype=np.float32) / 255
+    tracemalloc.start()
+    drawn = draw_mask(scores, 0.5, spec(64), size)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * len(drawn.png) + 16 * max(size[0], masks.TILE**2)
 
 
 @pytest.mark.parametrize("size", [(6000, 6000), (9_000_000, 4)])
@@ -367,7 +393,7 @@ def test_a_large_mask_takes_little_more_memory_than_itself(size: tuple[int, int]
     unfit_mask(scores, 0.5, spec(64), size)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < size[0] * size[1] + 12 * preprocess.TILE**2
+    assert peak < size[0] * size[1] + 12 * masks.TILE**2
 
 
 # -- real files ----------------------------------------------------------------------------------

@@ -26,7 +26,6 @@ from PIL import Image
 
 from medflow import door
 from medflow.door import MAX_BODY_BYTES, MAX_IN_FLIGHT, PREDICT, Door
-from medflow.graph import cores
 from medflow.package import package
 from medflow.records import PixelSpec
 from medflow.server import Server, start_server
@@ -304,6 +303,10 @@ class _Open:
 
 def ask(entrance: Door, body: bytes, *, pause: float = 0.0) -> tuple[int, dict[str, str], dict[str, str]]:
     """One request through a door as ASGI: status, headers, JSON."""
+    return asyncio.run(asked(entrance, body, pause=pause))
+
+
+async def asked(entrance: Door, body: bytes, *, pause: float = 0.0) -> tuple[int, dict[str, str], dict[str, str]]:
     sent: list[dict[str, object]] = []
     kind = b"multipart/form-data; boundary=b"
     headers = [(b"content-type", kind), (b"content-length", str(len(body)).encode())]
@@ -316,15 +319,19 @@ def ask(entrance: Door, body: bytes, *, pause: float = 0.0) -> tuple[int, dict[s
         sent.append(message)
 
     scope = {"type": "http", "method": "POST", "path": PREDICT, "headers": headers}
-    asyncio.run(entrance(scope, receive, send))
+    await entrance(scope, receive, send)
     start, *rest = sent
     found = {name.decode(): value.decode() for name, value in start["headers"]}
     return start["status"], found, json.loads(b"".join(part["body"] for part in rest))
 
 
 def upload(gray: int) -> bytes:
+    return _form(handmade.image_file(gray))
+
+
+def _form(image: bytes) -> bytes:
     head = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
-    return head + handmade.image_file(gray) + b"\r\n--b--\r\n"
+    return head + image + b"\r\n--b--\r\n"
 
 
 async def _full(scope: object, receive: object, send: object) -> None:
@@ -374,8 +381,47 @@ def test_while_it_leaves_no_connection_is_kept(tmp_path: Path, monkeypatch: pyte
     assert ask(Door(_full, _Open()), upload(9))[1]["connection"] == "close"
 
 
-def test_no_more_images_are_decoded_at_a_time_than_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(door.DECODERS_VARIABLE, "1")
-    assert Door(_answering, _Open())._decoders.total_tokens == 1
-    monkeypatch.setenv(door.DECODERS_VARIABLE, "1000")
-    assert Door(_answering, _Open())._decoders.total_tokens == cores()
+# -- memory --------------------------------------------------------------------------------------
+
+
+def door_with(monkeypatch: pytest.MonkeyPatch, mebibytes: int) -> Door:
+    monkeypatch.setenv(door.IMAGE_BYTES_VARIABLE, str(mebibytes * 2**20))
+    return Door(_answering, _Open())
+
+
+def test_what_would_take_more_memory_than_there_is_is_refused_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    entrance = door_with(monkeypatch, 96)
+    status, _, body = ask(entrance, _form(_blank(9000, 9000)))
+    assert status == 413
+    assert "may take 406 MiB of memory, and the service has 64 MiB" in body["error"]
+    assert ask(entrance, _form(_blank(3000, 3000)))[0] == 200
+    assert (entrance.requests, entrance.bytes, entrance.budget.used) == (0, 0, 0)
+
+
+def test_uploads_wait_for_memory_that_others_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    entrance = door_with(monkeypatch, 96)
+    at_once, most = 0, 0
+    decode = door._decode
+
+    def watched(data: bytes, spec: PixelSpec) -> object:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        time.sleep(0.05)
+        at_once -= 1
+        return decode(data, spec)
+
+    monkeypatch.setattr(door, "_decode", watched)
+    image = _form(_blank(2600, 2600))  # 34 of 64 MiB
+
+    async def together() -> list[int]:
+        return [status for status, *_ in await asyncio.gather(*(asked(entrance, image) for _ in range(4)))]
+
+    assert asyncio.run(together()) == [200] * 4
+    assert most == 1
+
+
+def _blank(width: int, height: int) -> bytes:
+    stream = io.BytesIO()
+    Image.new("L", (width, height)).save(stream, "PNG")
+    return stream.getvalue()

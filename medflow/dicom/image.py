@@ -30,7 +30,7 @@ from pydicom.encaps import generate_frames
 from pydicom.pixels import as_pixel_options, get_decoder
 
 from medflow.dicom import codestream, gray, isolated
-from medflow.dicom.header import Body, body_of, broken, elements, with_pixels
+from medflow.dicom.header import Body, body_of, broken, elements, head_of, with_pixels
 from medflow.errors import ImageError
 
 GDCM = "gdcm"
@@ -52,6 +52,9 @@ PLUGINS = {
 GRAY = ("MONOCHROME1", "MONOCHROME2")
 COLOR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 PALETTE = "PALETTE COLOR"
+
+#: Bytes a pixel at the peak of decoding, the file's own copy among them, and what gdcm's process takes besides.
+A_GRAY_PIXEL, A_COLOR_PIXEL, A_SAMPLE_IN_GDCM = 10, 18, 8
 
 SAMPLES, PHOTOMETRIC, PLANAR, FRAMES, ROWS, COLUMNS = (
     0x00280002, 0x00280004, 0x00280006, 0x00280008, 0x00280010, 0x00280011,
@@ -93,6 +96,16 @@ def open_image(data: bytes, *, max_pixels: int) -> Image.Image:
         raise
     except Exception as error:  # whatever a decoder raises on hostile bytes, and never its words
         raise broken("its pixels cannot be decoded") from error
+
+
+def bytes_to_decode(data: bytes, *, max_pixels: int) -> int:
+    """Memory that ``open_image`` takes at the most. Raises ImageError where it would for the header."""
+    head = head_of(data)
+    shape = _shape(elements(head, DESCRIBING), max_pixels)
+    a_pixel = A_GRAY_PIXEL if shape.photometric in GRAY else A_COLOR_PIXEL
+    if PLUGINS.get(head.syntax) == GDCM:
+        a_pixel += shape.samples * A_SAMPLE_IN_GDCM
+    return shape.rows * shape.columns * a_pixel
 
 
 def _shape(found: Dataset, max_pixels: int) -> Shape:

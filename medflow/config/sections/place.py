@@ -90,8 +90,8 @@ class ServingPlace(Section):
     cpu: Positive = 0.5
     """Cores that are reserved for each pod; more are used where they are free."""
     memory: Quantity = "1Gi"
-    """Bytes that are reserved for each pod, and the limit at which it is ended (OOMKilled): 1Gi holds any image that is
-    accepted, and each 512Mi more another one at the same time."""
+    """Bytes that are reserved for each pod, and the limit at which it is ended (OOMKilled): 1Gi holds an
+    image of 100 million pixels in a plain format; what would take more is refused, what takes less shares it."""
     load: int = Field(70, ge=10, le=100)
     """Per cent of `cpu` that pods use on average before another is started."""
     port: int = Field(80, ge=1, le=65535)

@@ -29,9 +29,11 @@ PRIORITY = "medflow-serving"
 SCRATCH = "256Mi"
 LEAVING = "/tmp/leaving"
 #: Those of medflow.door, which is not imported: it stands on the web framework.
-LEAVING_VARIABLE, DECODERS_VARIABLE = "MEDFLOW_LEAVING", "MEDFLOW_DECODERS"
-#: What a service needs besides (160 to 250 MiB, and 256 for uploads), and for the largest image that it takes (470).
-BASE_BYTES, DECODER_BYTES = 512 * 2**20, 512 * 2**20
+LEAVING_VARIABLE, IMAGE_BYTES_VARIABLE = "MEDFLOW_LEAVING", "MEDFLOW_IMAGE_BYTES"
+#: What a service takes apart from its images: two processes of 110 and of 140 to 220 MiB.
+BASE_BYTES = 384 * 2**20
+#: With less it could not hold the largest upload and decode a radiograph of 10 million pixels.
+LEAST_IMAGE_BYTES = 96 * 2**20
 #: Uploads have 30 s and answers as long; what began before a pod left may end.
 ANSWER_SECONDS = 60
 START_SECONDS = 120
@@ -186,7 +188,7 @@ def _container(release: Release) -> Document:
         # Those who send requests hear a little later that a pod leaves; meanwhile no connection is kept open for them.
         "env": [
             {"name": LEAVING_VARIABLE, "value": LEAVING},
-            {"name": DECODERS_VARIABLE, "value": str(_decoders(settings.memory))},
+            {"name": IMAGE_BYTES_VARIABLE, "value": str(_image_bytes(settings.memory))},
         ],
         "lifecycle": {"preStop": {"exec": {"command": ["sh", "-c", f"touch {LEAVING}; sleep {settings.drain}"]}}},
         "securityContext": CONTAINER_SECURITY,
@@ -194,9 +196,9 @@ def _container(release: Release) -> Document:
     }
 
 
-def _decoders(memory: str) -> int:
-    """How many of the largest images a pod's memory holds at a time; one, where it holds none."""
-    return max(1, int((quantity(memory) or 0) - BASE_BYTES) // DECODER_BYTES)
+def _image_bytes(memory: str) -> int:
+    """How much of a pod's memory uploads and the decoding of images may take."""
+    return max(LEAST_IMAGE_BYTES, int(quantity(memory) or 0) - BASE_BYTES)
 
 
 def _probe(path: str, *, period: int, failures: int) -> Document:
