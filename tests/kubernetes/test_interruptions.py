@@ -51,7 +51,11 @@ def test_training_pods_that_are_ended_are_retried_and_the_weights_are_the_same(
     moments = random.Random(time.time_ns())
     ended: list[str] = []
     endings = (delete, evict, kill) if applied.cluster.is_on_this_machine else (delete, evict)
-    with applied.start(*applied.words(*settings)) as process:
+    here = applied.elsewhere("alone")
+    with (
+        applied.start(*applied.words(*settings)) as process,
+        here.start("run", "phantom", *SMALL, *settings, "--json") as undisturbed,
+    ):
         for end in endings:
             pod = await_checkpoint(applied, after=ended) if ended else await_training(applied)
             pause = moments.uniform(0.0, 3.0 if ended else 20.0)
@@ -59,14 +63,12 @@ def test_training_pods_that_are_ended_are_retried_and_the_weights_are_the_same(
             time.sleep(pause)
             end(applied.cluster, pod)
             ended.append(pod)
-        done = finished(process)
+        done, alone = finished(process), outcome_of(finished(undisturbed))
     outcome = outcome_of(done)
     assert f"(attempt {len(ended) + 1})" in done.stderr
     said = "".join(applied.kept_logs(outcome["run_id"], TRAIN))
     assert said.count("training goes on in stage") in (len(ended) - 1, len(ended))
     assert not applied.objects("checkpoints/"), "a finished step leaves no checkpoint"
-    here = applied.elsewhere("alone")
-    alone = outcome_of(here("run", "phantom", *SMALL, *settings, "--json"))
     cluster_weights = weights_of(applied, outcome["run_id"], on=str(applied.place))
     assert cluster_weights == weights_of(here, alone["run_id"], on="local")
 
