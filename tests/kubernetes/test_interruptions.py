@@ -7,6 +7,8 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ from forwarding import Forwarder
 
 pytestmark = [pytest.mark.timeout(3600)]
 LONG = ("train.epochs=60", "train.patience=60", "train.checkpoint_seconds=0")
-LONGER = ("train.epochs=150", "train.patience=150", "train.checkpoint_seconds=0")
+LONGEST = ("train.epochs=400", "train.patience=400", "train.checkpoint_seconds=0")
 OUTAGE_SECONDS = 60
 
 
@@ -115,33 +117,80 @@ def await_checkpoint(medflow: Medflow, after: list[str]) -> str:
     raise AssertionError("no checkpoint came")
 
 
-def test_the_servers_may_be_restarted_and_their_databases_gone_for_a_minute(
+def test_a_run_outlives_its_servers_databases_store_and_control_plane(
     first: dict[str, Any], applied: Medflow, cluster: Cluster, servers: Servers
 ) -> None:
-    with applied.start(*applied.words(*LONGER, "train.seed=8")) as process:
-        await_checkpoint(applied, after=[])
-        names = ("zenml-server", "mlflow-server")
-        which = f"app.kubernetes.io/name in ({','.join(names)})"
-        cluster.kubectl("-n", PLATFORM, "delete", "pod", "-l", which, "--wait=false")
-        await_silence(servers.zenml, servers.mlflow)
-        for name in names:
-            cluster.kubectl("-n", PLATFORM, "rollout", "status", f"deployment/{name}", "--timeout=300s")
-        databases = ("mariadb", "postgres")
-        cluster.kubectl("-n", PLATFORM, "scale", "deployment", *databases, "--replicas=0")
-        try:
-            await_silence(servers.zenml, servers.mlflow)
-            time.sleep(OUTAGE_SECONDS)
-            assert applied.running(TRAIN), "the outage was in mid-run"
-        finally:
-            cluster.kubectl("-n", PLATFORM, "scale", "deployment", *databases, "--replicas=1")
-        outcome_of(finished(process))
+    """One after another in one training, each for a minute; in the end the run's own orchestrator is lost.
+
+    The store is reached through a forwarder of this test, which refuses every connection meanwhile.
+    """
+    with Forwarder(cluster.store.url) as way, applied.other_stack("${AWS_ENDPOINT_URL}", way.url):
+        assert applied("stack", "apply", str(applied.stack)).returncode == 0
+        with applied.start(*applied.words(*LONGEST, "train.seed=8")) as process:
+            run_id = run_of(applied, await_checkpoint(applied, after=[]))
+            outages = {"servers": restarted(cluster), "databases": databases_gone(cluster), "store": way.closed(),
+                       "control plane": frozen(cluster)}  # fmt: skip
+            for name, outage in outages.items():
+                print(f"{name}: {time.strftime('%X')}")
+                with outage:
+                    time.sleep(OUTAGE_SECONDS)
+                await_answers(servers)
+                assert applied.running(TRAIN), f"the outage of the {name} was in mid-run"
+            (lost,) = applied.pods(run_id)[""]
+            # What had been said before is kept already.
+            assert any("resolve" in name for name in applied.objects(f"runs/{run_id}/pods/") if name.endswith(".log"))
+            delete(cluster, lost["metadata"]["name"])
+            outcome = outcome_of(finished(process))
+    assert outcome["run_id"] == run_id
+    assert applied("stack", "apply", str(applied.stack)).returncode == 0
 
 
-def await_silence(*urls: str) -> None:
-    """Until none of the servers answers a question that takes its database."""
-    until = time.monotonic() + 60
-    while any(answers(url) for url in urls):
-        assert time.monotonic() < until, f"one of {urls} still answers"
+def run_of(medflow: Medflow, pod: str) -> str:
+    labels: dict[str, str] = medflow.cluster.json("-n", RUNS, "get", "pod", pod)["metadata"]["labels"]
+    return labels["run_id"]
+
+
+@contextmanager
+def restarted(cluster: Cluster) -> Iterator[None]:
+    """Both servers' pods are deleted; others come for them."""
+    names = "app.kubernetes.io/name in (zenml-server,mlflow-server)"
+    cluster.kubectl("-n", PLATFORM, "delete", "pod", "-l", names, "--wait=false")
+    yield
+
+
+@contextmanager
+def databases_gone(cluster: Cluster) -> Iterator[None]:
+    words = ("-n", PLATFORM, "scale", "deployment", "mariadb", "postgres")
+    cluster.kubectl(*words, "--replicas=0")
+    try:
+        cluster.kubectl("-n", PLATFORM, "wait", "--for=delete", "pod", "-l", "app.kubernetes.io/component=database",
+                        "--timeout=120s")  # fmt: skip
+        yield
+    finally:
+        cluster.kubectl(*words, "--replicas=1")
+
+
+@contextmanager
+def frozen(cluster: Cluster) -> Iterator[None]:
+    """The API server takes connections and answers none, as with a control plane that is being replaced."""
+    if not cluster.is_on_this_machine:
+        print("the API server is no process of this machine, and goes on")
+        yield
+        return
+    (server,) = cluster.run("pgrep", "-f", "kube-apiserver --etcd-servers").stdout.split()
+    assert cluster.run("kill", "-STOP", server).returncode == 0
+    try:
+        yield
+    finally:
+        cluster.run("kill", "-CONT", server)
+
+
+def await_answers(servers: Servers) -> None:
+    """Until both servers answer a question that takes their databases."""
+    until = time.monotonic() + 300
+    while not all(answers(url) for url in (servers.zenml, servers.mlflow)):
+        assert time.monotonic() < until, "a server does not come back"
+        time.sleep(1)
 
 
 def answers(url: str) -> bool:
@@ -155,47 +204,3 @@ def answers(url: str) -> bool:
     except requests.RequestException:
         return False
     return not any(response.status_code >= 500 for response in found)
-
-
-def test_the_store_may_be_gone_for_a_minute(first: dict[str, Any], applied: Medflow, cluster: Cluster) -> None:
-    """The store is reached through a forwarder of this test, which refuses every connection meanwhile."""
-    with Forwarder(cluster.store.url) as way, applied.other_stack("${AWS_ENDPOINT_URL}", way.url):
-        assert applied("stack", "apply", str(applied.stack)).returncode == 0
-        with applied.start(*applied.words(*LONG, "train.seed=10")) as process:
-            await_checkpoint(applied, after=[])
-            with way.closed():
-                time.sleep(OUTAGE_SECONDS)
-                assert applied.running(TRAIN), "the outage was in mid-run"
-            outcome_of(finished(process))
-    assert applied("stack", "apply", str(applied.stack)).returncode == 0
-
-
-def test_the_control_plane_may_hang_for_a_minute_and_the_orchestrator_be_lost(
-    first: dict[str, Any], applied: Medflow, cluster: Cluster
-) -> None:
-    with applied.start(*applied.words(*LONGER, "train.seed=13")) as process:
-        run_id = run_of(applied, await_checkpoint(applied, after=[]))
-        if cluster.is_on_this_machine:
-            hang(cluster)
-            assert applied.running(TRAIN), "the outage was in mid-run"
-        (lost,) = applied.pods(run_id)[""]
-        # What had been said before is kept already.
-        assert any("resolve" in name for name in applied.objects(f"runs/{run_id}/pods/") if name.endswith(".log"))
-        delete(cluster, lost["metadata"]["name"])
-        outcome = outcome_of(finished(process))
-    assert outcome["run_id"] == run_id
-
-
-def hang(cluster: Cluster) -> None:
-    """The API server takes connections and answers none, as with a control plane that is being replaced."""
-    (server,) = cluster.run("pgrep", "-f", "kube-apiserver --etcd-servers").stdout.split()
-    assert cluster.run("kill", "-STOP", server).returncode == 0
-    try:
-        time.sleep(OUTAGE_SECONDS)
-    finally:
-        cluster.run("kill", "-CONT", server)
-
-
-def run_of(medflow: Medflow, pod: str) -> str:
-    labels: dict[str, str] = medflow.cluster.json("-n", RUNS, "get", "pod", pod)["metadata"]["labels"]
-    return labels["run_id"]
