@@ -151,7 +151,7 @@ class Door:
             raise self.model.refusal
         if scope["method"] != "POST":
             raise Refused(405, f"{scope['method']} is not answered here", hint=CURL)
-        size = min(_declared(Headers(scope=scope)), MAX_BODY_BYTES)
+        size = _reserved(Headers(scope=scope))
         if self.requests >= MAX_IN_FLIGHT or self.bytes + size > self.max_bytes:
             raise _busy()
         self.requests, self.bytes = self.requests + 1, self.bytes + size
@@ -174,7 +174,7 @@ class Door:
     async def _decoded(self, data: bytes) -> Fitted:
         spec = self.model.pixels
         try:
-            needed = bytes_to_decode(data, max_pixels=MAX_PIXELS)
+            needed = await anyio.to_thread.run_sync(_needed, data, limiter=self._decoders)
             if needed > self.budget.total:
                 raise _too_much(needed, self.budget.total)
             async with self.budget.taken(needed):
@@ -282,6 +282,15 @@ def _declared(headers: Headers) -> int:
     """Content-Length, 0 where it is absent (a chunked body is counted as it arrives)."""
     value = headers.get("content-length", "0")
     return int(value) if value.isascii() and value.isdigit() else 0
+
+
+def _reserved(headers: Headers) -> int:
+    """Bytes that a body may take; one that does not say how long it is, as many as any may."""
+    return min(_declared(headers), MAX_BODY_BYTES) if "content-length" in headers else MAX_BODY_BYTES
+
+
+def _needed(data: bytes) -> int:
+    return bytes_to_decode(data, max_pixels=MAX_PIXELS)
 
 
 def _decode(data: bytes, spec: PixelSpec) -> Fitted:

@@ -306,10 +306,14 @@ def ask(entrance: Door, body: bytes, *, pause: float = 0.0) -> tuple[int, dict[s
     return asyncio.run(asked(entrance, body, pause=pause))
 
 
-async def asked(entrance: Door, body: bytes, *, pause: float = 0.0) -> tuple[int, dict[str, str], dict[str, str]]:
+async def asked(
+    entrance: Door, body: bytes, *, pause: float = 0.0, length: bool = True
+) -> tuple[int, dict[str, str], dict[str, str]]:
     sent: list[dict[str, object]] = []
     kind = b"multipart/form-data; boundary=b"
-    headers = [(b"content-type", kind), (b"content-length", str(len(body)).encode())]
+    headers = [(b"content-type", kind)]
+    if length:
+        headers.append((b"content-length", str(len(body)).encode()))
 
     async def receive() -> dict[str, object]:
         await asyncio.sleep(pause)
@@ -419,6 +423,16 @@ def test_uploads_wait_for_memory_that_others_have(monkeypatch: pytest.MonkeyPatc
 
     assert asyncio.run(together()) == [200] * 4
     assert most == 1
+
+
+def test_a_body_of_unknown_length_takes_the_place_of_the_longest(monkeypatch: pytest.MonkeyPatch) -> None:
+    entrance = door_with(monkeypatch, 96)
+
+    async def together() -> list[int]:
+        waiting = [asked(entrance, upload(9), pause=0.05, length=False) for _ in range(3)]
+        return [status for status, *_ in await asyncio.gather(*waiting)]
+
+    assert sorted(asyncio.run(together())) == [200, 503, 503]
 
 
 def _blank(width: int, height: int) -> bytes:
