@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -56,11 +57,20 @@ class Medflow:
             output, errors = process.communicate(timeout=3000)
             return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
-    def start(self, *words: str) -> subprocess.Popen:
+    @contextmanager
+    def start(self, *words: str) -> Iterator[subprocess.Popen]:
+        """A command that goes on in the block; where a test fails there, it is stopped."""
         # What a shell starts in the background ignores Ctrl-C, and hands that on.
         command = ["env", "--default-signal=INT", sys.executable, "-m", "medflow.cli", *words]
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, env=self.environment, cwd=self.folder, stdout=pipe, stderr=pipe, text=True)
+        with subprocess.Popen(
+            command, env=self.environment, cwd=self.folder, stdout=pipe, stderr=pipe, text=True
+        ) as process:
+            try:
+                yield process
+            except BaseException:
+                process.send_signal(signal.SIGINT)
+                raise
 
     def elsewhere(self, name: str) -> Medflow:
         """The same machine with another state folder, and nothing of the cluster in its environment."""

@@ -161,8 +161,8 @@ def restarted(cluster: Cluster) -> Iterator[None]:
 @contextmanager
 def databases_gone(cluster: Cluster) -> Iterator[None]:
     words = ("-n", PLATFORM, "scale", "deployment", "mariadb", "postgres")
-    cluster.kubectl(*words, "--replicas=0")
     try:
+        cluster.kubectl(*words, "--replicas=0")
         cluster.kubectl("-n", PLATFORM, "wait", "--for=delete", "pod", "-l", "app.kubernetes.io/component=database",
                         "--timeout=120s")  # fmt: skip
         yield
