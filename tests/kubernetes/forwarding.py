@@ -59,16 +59,23 @@ class Forwarder:
         with suppress(OSError):
             while True:
                 client, _ = listener.accept()
-                server = socket.create_connection(self.server)
-                self.open |= {client, server}
-                for source, target in ((client, server), (server, client)):
-                    threading.Thread(target=_copy, args=(source, target), daemon=True).start()
+                threading.Thread(target=self._carry, args=(client,), daemon=True).start()
+
+    def _carry(self, client: socket.socket) -> None:
+        """One connection until both sides have ended it; a run makes thousands, so none is left open."""
+        with client, suppress(OSError), socket.create_connection(self.server) as server:
+            pair = {client, server}
+            self.open |= pair
+            back = threading.Thread(target=_copy, args=(server, client), daemon=True)
+            back.start()
+            _copy(client, server)
+            back.join()
+            self.open -= pair
 
 
 def _copy(source: socket.socket, target: socket.socket) -> None:
     with suppress(OSError):
         while data := source.recv(65536):
             target.sendall(data)
-    for each in (source, target):
-        with suppress(OSError):
-            each.shutdown(socket.SHUT_RDWR)
+    with suppress(OSError):
+        target.shutdown(socket.SHUT_WR)
