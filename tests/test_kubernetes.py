@@ -130,8 +130,19 @@ def test_the_orchestrator_gets_its_own_priority():
 
 def test_what_looks_from_inside_is_placed_as_steps_are():
     place = PlaceConfig(stack="a", steps={"default": ASKED})
-    pod = probing.manifest(STACK, place, [])["spec"]["template"]["spec"]
+    pod = probing.manifest(STACK, place, [], [])["spec"]["template"]["spec"]
     assert (pod["priorityClassName"], pod["runtimeClassName"]) == ("medflow-batch", "nvidia")
+
+
+def test_what_looks_from_inside_has_the_claims_of_all_steps():
+    volumes = (Volume(claim="images", path="/a"), Volume(claim="masks", path="/b"))
+    place = PlaceConfig(stack="a", steps={"default": StepPlace(volumes=volumes[:1]), "train": StepPlace()})
+    pod = probing.manifest(STACK, place, [], ["images", "masks"])["spec"]["template"]["spec"]
+    claims = [volume["persistentVolumeClaim"] for volume in pod["volumes"] if "persistentVolumeClaim" in volume]
+    assert claims == [{"claimName": "images", "readOnly": True}, {"claimName": "masks", "readOnly": True}]
+    mounts = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
+    assert mounts.keys() == {volume["name"] for volume in pod["volumes"]}
+    assert len(set(mounts.values())) == len(mounts)
 
 
 def test_nothing_of_a_place_is_in_what_zenml_hashes():

@@ -1,4 +1,4 @@
-"""`medflow stack check` on a real cluster: twenty things planted wrong, one by one, each found with a remedy."""
+"""`medflow stack check` on a real cluster: twenty-one things planted wrong, one by one, each found with a remedy."""
 
 from __future__ import annotations
 
@@ -90,6 +90,9 @@ PLANTED = {
     "quota": Planted("quota", "the quota planted leaves", change=full_quota),
     "shm": Planted("shm", "not smaller than the memory limit", place=(TRAIN, "train: {shm: 1Gi}")),
     "secret": Planted("secrets", "planted-secret", place=(TRAIN, "train: {secrets: [planted-secret]}")),
+    "claim": Planted(
+        "volumes", "no claim planted-claim", place=(TRAIN, "train: {volumes: [{claim: planted-claim, path: /images}]}")
+    ),
     "priority": Planted("priority", "no priority class planted", place=(TRAIN, "train: {priority: planted}")),
     "runtime": Planted("runtime", "no runtime class planted", place=(TRAIN, "train: {runtime_class: planted}")),
     "mlflow": Planted("mlflow, from a pod", "refused", variable=("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")),

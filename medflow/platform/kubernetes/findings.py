@@ -25,6 +25,7 @@ class Check(StrEnum):
     TRAINER = "trainer"
     SHM = "shm"
     SECRETS = "secrets"
+    VOLUMES = "volumes"
     IMAGE = "image"
     POD = "pod"
     SERVER_IN_POD = "server, from a pod"

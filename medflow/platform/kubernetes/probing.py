@@ -6,6 +6,7 @@ Where the pod does not start, that is the finding: Pod Security, the image, a se
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import time
 from collections.abc import Iterator, Mapping
@@ -23,24 +24,31 @@ from medflow.platform.kubernetes.readback import quantity
 START_SECONDS = 900.0
 POLL_SECONDS = 1.0
 ABSENT = "not found"
+ABSENT_CLAIM = re.compile(r'persistentvolumeclaim "([^"]+)" not found')
 
 
 def probe(here: Cluster, stack: StackConfig, place: PlaceConfig) -> Iterator[Finding]:
-    """Findings of one pod; where a secret is absent, of a second one without secrets."""
-    wanted = sorted({name for step in place.steps.values() for name in step.secrets})
-    for names in (wanted, []):
-        seen, log = _run(here, stack, place, names)
-        secret = _absent_secret(seen)
-        if secret is None:
+    """Findings of one pod; where a secret or a claim is absent, of another one without any."""
+    names = sorted({name for step in place.steps.values() for name in step.secrets})
+    claims = sorted({volume.claim for step in place.steps.values() for volume in step.volumes})
+    while True:
+        seen, log = _run(here, manifest(stack, place, names, claims))
+        if secret := _absent_secret(seen):
+            remedy = f"create it, see infra/scripts/make-secrets; a step that needs it fails otherwise ({secret})"
+            yield Finding.amiss(Check.SECRETS, f"a secret is not in the namespace {here.namespace}: {secret}", remedy)
+            names = []
+        elif claim := _absent_claim(seen):
+            remedy = "create it, or name another one under `volumes` in the place's YAML (configs/on)"
+            yield Finding.amiss(Check.VOLUMES, f"there is no claim {claim} in the namespace {here.namespace}", remedy)
+            claims = []
+        else:
             yield from _told(seen, log, _shm_of(place), stack)
             return
-        remedy = f"create it, see infra/scripts/make-secrets; a step that needs it fails otherwise ({secret})"
-        yield Finding.amiss(Check.SECRETS, f"a secret is not in the namespace {here.namespace}: {secret}", remedy)
 
 
-def manifest(stack: StackConfig, place: PlaceConfig, names: list[str]) -> dict[str, Any]:
-    """A job of one pod; unlike a step's, it does not start where a secret is absent."""
-    asked = place.steps[DEFAULT].model_copy(update={"secrets": (), "shm": _shm_of(place)})
+def manifest(stack: StackConfig, place: PlaceConfig, names: list[str], claims: list[str]) -> dict[str, Any]:
+    """A job of one pod with all secrets and claims; unlike a step's, it does not start where a secret is absent."""
+    asked = place.steps[DEFAULT].model_copy(update={"secrets": (), "volumes": (), "shm": _shm_of(place)})
     given = settings.pod_settings(asked, stack.cluster)
     container = {
         "name": "main",
@@ -49,7 +57,7 @@ def manifest(stack: StackConfig, place: PlaceConfig, names: list[str]) -> dict[s
         "args": [f"{name}={url}" for name, url in _addresses(stack).items()],
         "resources": {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": {"memory": asked.memory}},
         "securityContext": given["container_security_context"],
-        "volumeMounts": given["volume_mounts"],
+        "volumeMounts": [*given["volume_mounts"], *_mounts(claims)],
         "env": given["env"],
         "envFrom": [{"secretRef": {"name": name}} for name in names],
     }
@@ -58,7 +66,7 @@ def manifest(stack: StackConfig, place: PlaceConfig, names: list[str]) -> dict[s
         "restartPolicy": "Never",
         "serviceAccountName": stack.cluster.step_account,
         "securityContext": settings.POD_SECURITY,
-        "volumes": given["volumes"],
+        "volumes": [*given["volumes"], *_volumes(claims)],
         "imagePullSecrets": [{"name": name} for name in stack.cluster.pull_secrets],
         "tolerations": given["tolerations"],
         "nodeSelector": given["node_selectors"],
@@ -77,8 +85,17 @@ def manifest(stack: StackConfig, place: PlaceConfig, names: list[str]) -> dict[s
     }
 
 
-def _run(here: Cluster, stack: StackConfig, place: PlaceConfig, names: list[str]) -> tuple[Observed, str]:
-    body = manifest(stack, place, names)
+def _volumes(claims: list[str]) -> list[dict[str, Any]]:
+    read = [{"claimName": claim, "readOnly": True} for claim in claims]
+    return [{"name": f"claim-{number}", "persistentVolumeClaim": claim} for number, claim in enumerate(read)]
+
+
+def _mounts(claims: list[str]) -> list[dict[str, Any]]:
+    """Each at a path of its own: two steps may have different claims at one path."""
+    return [{"name": f"claim-{at}", "mountPath": f"/claims/{at}", "readOnly": True} for at in range(len(claims))]
+
+
+def _run(here: Cluster, body: dict[str, Any]) -> tuple[Observed, str]:
     name = body["metadata"]["name"]
     here.batch.create_namespaced_job(here.namespace, body)
     try:
@@ -107,6 +124,12 @@ PENDING_SECONDS = 30.0
 def _absent_secret(seen: Observed) -> str | None:
     reason = reasons.fatal(seen) or ""
     return reason.rpartition(": ")[2] if "CreateContainerConfigError" in reason and ABSENT in reason else None
+
+
+def _absent_claim(seen: Observed) -> str | None:
+    """As the scheduler tells it: persistentvolumeclaim "images" not found."""
+    found = ABSENT_CLAIM.search(reasons.pending(seen) or "")
+    return found[1] if found else None
 
 
 def _addresses(stack: StackConfig) -> dict[str, str]:
