@@ -6,7 +6,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -60,8 +60,20 @@ class Medflow:
     @contextmanager
     def start(self, *words: str) -> Iterator[subprocess.Popen]:
         """A command that goes on in the block; where a test fails there, it is stopped."""
+        with self._python("-m", "medflow.cli", *words) as process:
+            yield process
+
+    @contextmanager
+    def start_training(self, place: Path | str, dataset: str, settings: Iterable[str]) -> Iterator[subprocess.Popen]:
+        """Likewise the steps of a run up to its first model; `trained` reads what it says in the end."""
+        program = Path(__file__).with_name("only_training.py")
+        with self._python(str(program), str(place), dataset, json.dumps(list(settings))) as process:
+            yield process
+
+    @contextmanager
+    def _python(self, *words: str) -> Iterator[subprocess.Popen]:
         # What a shell starts in the background ignores Ctrl-C, and hands that on.
-        command = ["env", "--default-signal=INT", sys.executable, "-m", "medflow.cli", *words]
+        command = ["env", "--default-signal=INT", sys.executable, *words]
         pipe = subprocess.PIPE
         with subprocess.Popen(
             command, env=self.environment, cwd=self.folder, stdout=pipe, stderr=pipe, text=True
@@ -87,8 +99,11 @@ class Medflow:
 
     def words(self, *settings: str, memory: str = "3Gi", timeout: int = 1500, split_on: str = "{}") -> tuple[str, ...]:
         """A run's command line."""
-        self.place.write_text(PLACE.format(stack=self.stack, memory=memory, timeout=timeout, split_on=split_on))
+        self.write_place(memory=memory, timeout=timeout, split_on=split_on)
         return ("run", "phantom", *SMALL, *settings, "--on", str(self.place), "--json")
+
+    def write_place(self, *, memory: str = "3Gi", timeout: int = 1500, split_on: str = "{}") -> None:
+        self.place.write_text(PLACE.format(stack=self.stack, memory=memory, timeout=timeout, split_on=split_on))
 
     @contextmanager
     def other_stack(self, old: str, new: str) -> Iterator[None]:
@@ -180,6 +195,22 @@ def outcome_of(done: subprocess.CompletedProcess) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr[-4000:]
     outcome: dict[str, Any] = json.loads(done.stdout)
     return outcome
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of a training."""
+
+    run_id: str
+    curve: list[list[float]]
+    weights: str
+    devices: int
+    said: str
+
+
+def trained(done: subprocess.CompletedProcess) -> Trained:
+    assert done.returncode == 0 and "TOLD " in done.stdout, done.stderr[-4000:]
+    return Trained(**json.loads(done.stdout.partition("TOLD ")[2]), said=done.stderr)
 
 
 def run_id_of(errors: str) -> str:

@@ -1,6 +1,6 @@
-"""The steps of a training pipeline up to its first model, and that never from the cache: `python … PLACE SETTINGS`.
+"""A training pipeline up to its first model, which never comes from the cache: `python … PLACE DATASET SETTINGS`.
 
-Prints what came of it as one JSON line: the run, the loss curves, the digest of the weights.
+Prints what came of it as one JSON line: the run, the loss curves, the digest of the weights. PLACE may be `local`.
 """
 
 from __future__ import annotations
@@ -14,19 +14,21 @@ from medflow.commands.place import go
 NAME = "only_training"
 
 
-def main(where: str, overrides: list[str]) -> None:
+def main(where: str, dataset: str, overrides: list[str]) -> None:
     place = go(where)
-    assert place is not None
     from medflow.config.reading import load
     from medflow.platform import runs
     from medflow.platform.kubernetes import running
     from medflow.platform.kubernetes.settings import check_nodes
     from medflow.progress import say
 
-    config = runs.settled(load("lung_disease", overrides))
-    check_nodes(place[0], config)
-    run, _ = running.execute(definition(config), NAME, say, *place)
-    card = run.steps["train_vit"].outputs["trained"][0].load().card
+    config = runs.settled(load(dataset, overrides))
+    if place is None:
+        run, _ = runs.execute(lambda: definition(config), NAME, say, None)
+    else:
+        check_nodes(place[0], config)
+        run, _ = running.execute(definition(config), NAME, say, *place)
+    card = run.steps[f"train_{config.models[0].key}"].outputs["trained"][0].load().card
     curve = [(entry.train_loss, entry.val_loss) for entry in card.training.epochs]
     told: dict[str, Any] = {
         "run_id": str(run.id), "curve": curve, "weights": card.weights_digest, "devices": card.training.devices,
@@ -58,4 +60,4 @@ def definition(config: Any) -> Any:
 if __name__ == "__main__":
     from tests.kubernetes.only_training import main as imported
 
-    imported(sys.argv[1], json.loads(sys.argv[2]))
+    imported(*sys.argv[1:3], json.loads(sys.argv[3]))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +12,7 @@ from typing import Any
 import pytest
 import requests
 from clusters import PLATFORM, RUNS, Cluster, Servers
-from commands import SMALL, TRAIN, Medflow, finished, outcome_of
+from commands import SMALL, TRAIN, Medflow, finished, outcome_of, trained
 from forwarding import Forwarder
 
 pytestmark = [pytest.mark.timeout(3600)]
@@ -43,20 +41,20 @@ def kill(cluster: Cluster, pod: str) -> None:
 
 
 def test_training_pods_that_are_ended_are_retried_and_the_weights_are_the_same(
-    first: dict[str, Any], applied: Medflow
+    applied: Medflow,
 ) -> None:
     """Each of three attempts ends in another way and at a random moment; the fourth completes.
 
     The first may end before it has a checkpoint, the others have gone on from one.
     """
-    settings = (*LONG, "train.seed=7")
+    settings = (*SMALL, *LONG, "train.seed=7")
     moments = random.Random(time.time_ns())
     ended: list[str] = []
     endings = (delete, evict, kill) if applied.cluster.is_on_this_machine else (delete, evict)
-    here = applied.elsewhere("alone")
+    applied.write_place()
     with (
-        applied.start(*applied.words(*settings)) as process,
-        here.start("run", "phantom", *SMALL, *settings, "--json") as undisturbed,
+        applied.start_training(applied.place, "phantom", settings) as process,
+        applied.elsewhere("alone").start_training("local", "phantom", settings) as undisturbed,
     ):
         for end in endings:
             pod = await_checkpoint(applied, after=ended) if ended else await_training(applied)
@@ -65,31 +63,12 @@ def test_training_pods_that_are_ended_are_retried_and_the_weights_are_the_same(
             time.sleep(pause)
             end(applied.cluster, pod)
             ended.append(pod)
-        done, alone = finished(process), outcome_of(finished(undisturbed))
-    outcome = outcome_of(done)
-    assert f"(attempt {len(ended) + 1})" in done.stderr
-    said = "".join(applied.kept_logs(outcome["run_id"], TRAIN))
+        told, alone = trained(finished(process)), trained(finished(undisturbed))
+    assert f"(attempt {len(ended) + 1})" in told.said
+    said = "".join(applied.kept_logs(told.run_id, TRAIN))
     assert said.count("training goes on in stage") in (len(ended) - 1, len(ended))
     assert not applied.objects("checkpoints/"), "a finished step leaves no checkpoint"
-    cluster_weights = weights_of(applied, outcome["run_id"], on=str(applied.place))
-    assert cluster_weights == weights_of(here, alone["run_id"], on="local")
-
-
-WEIGHTS = """
-import sys
-from medflow.commands.place import go
-go(sys.argv[1])
-from medflow.platform import stack
-step = stack.client().get_pipeline_run(sys.argv[2]).steps["train_monai_unet"]
-print("digest", step.outputs["trained"][0].load().card.weights_digest)
-"""
-
-
-def weights_of(medflow: Medflow, run_id: str, *, on: str) -> str:
-    command = [sys.executable, "-c", WEIGHTS, on, run_id]
-    done = subprocess.run(command, env=medflow.environment, cwd=medflow.folder, capture_output=True, text=True)
-    assert "digest " in done.stdout, done.stderr
-    return done.stdout.partition("digest ")[2].strip()
+    assert (told.weights, told.curve) == (alone.weights, alone.curve)
 
 
 def await_training(medflow: Medflow) -> str:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 from clusters import RUNS, Cluster, Servers
-from commands import Medflow, finished, registered, user_of
+from commands import Medflow, Trained, finished, registered, trained, user_of
 
 pytestmark = [pytest.mark.timeout(3600)]
 
+DATASET = "lung_disease"
 STEP = "train_vit"
 EPOCHS = 8
 MODEL = {
@@ -40,57 +40,43 @@ KINDS = "trainjobs,trainingruntimes,jobsets"
 
 
 @dataclass(frozen=True)
-class Told:
-    """What came of a training."""
-
-    run_id: str
-    curve: list[list[float]]
-    weights: str
-    devices: int
-    said: str
-
-
-@dataclass(frozen=True)
 class Trainer:
     """Starts trainings of the same settings, on one node or two."""
 
     medflow: Medflow
 
+    @contextmanager
     def start(
         self, *settings: str, nodes: int = 2, retries: int = 2, timeout: int = 1500, cpu: float = 0.1
-    ) -> subprocess.Popen:
+    ) -> Iterator[subprocess.Popen]:
         stack, place = self.medflow.stack, self.medflow.folder / f"place-{time.monotonic_ns()}.yaml"
         place.write_text(PLACE.format(stack=stack, nodes=nodes, retries=retries, timeout=timeout, cpu=cpu))
-        command = [sys.executable, str(Path(__file__).with_name("only_training.py")), str(place)]
-        return subprocess.Popen(
-            [*command, json.dumps([*SMALL, *settings])], env=self.medflow.environment, cwd=self.medflow.folder,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        with self.medflow.start_training(place, DATASET, (*SMALL, *settings)) as process:
+            yield process
 
-    def __call__(self, *settings: str, **place: Any) -> Told:
+    def __call__(self, *settings: str, **place: Any) -> Trained:
         started = time.monotonic()
-        told = outcome_of(finished(self.start(*settings, **place)))
+        told = trained(self.end_of(*settings, **place))
         print(f"{place}: {time.monotonic() - started:.0f} s, {told.devices} processes, losses {told.curve}")
         return told
 
-
-def outcome_of(done: subprocess.CompletedProcess) -> Told:
-    assert done.returncode == 0 and "TOLD " in done.stdout, done.stderr[-4000:]
-    return Told(**json.loads(done.stdout.partition("TOLD ")[2]), said=done.stderr)
+    def end_of(self, *settings: str, **place: Any) -> subprocess.CompletedProcess:
+        with self.start(*settings, **place) as process:
+            return finished(process)
 
 
 @pytest.fixture(scope="module")
 def trainer(
     cluster: Cluster, servers: Servers, step_image: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Trainer]:
-    servers.forget("lung_disease")  # whose split would begin where another test's did, in a store that is gone
+    servers.forget(DATASET)  # whose split would begin where another test's did, in a store that is gone
     folder = tmp_path_factory.mktemp("nodes")
     with registered(user_of(cluster, servers, step_image, folder, f"test-nodes-{int(time.time())}")) as found:
         yield Trainer(found)
 
 
 @pytest.fixture(scope="module")
-def together(trainer: Trainer) -> Told:
+def together(trainer: Trainer) -> Trained:
     """Two processes, each on a node of its own."""
     return trainer("train.devices=2", nodes=2)
 
@@ -105,7 +91,7 @@ def test_the_check_finds_kubeflow_trainer(trainer: Trainer) -> None:
     assert found["trainer"] == "trainjobs.trainer.kubeflow.org/v1alpha1, for train"
 
 
-def test_two_nodes_follow_two_processes_of_one_pod_and_one_process(together: Told, trainer: Trainer) -> None:
+def test_two_nodes_follow_two_processes_of_one_pod_and_one_process(together: Trained, trainer: Trainer) -> None:
     one_pod = trainer("train.devices=2", nodes=1)
     alone = trainer("train.devices=1", nodes=1)
     assert (together.devices, one_pod.devices, alone.devices) == (2, 2, 1)
@@ -121,7 +107,7 @@ def test_two_nodes_follow_two_processes_of_one_pod_and_one_process(together: Tol
         assert difference < 1e-4
 
 
-def test_logs_of_the_nodes_are_kept_and_nothing_of_them_is_left(together: Told, trainer: Trainer) -> None:
+def test_logs_of_the_nodes_are_kept_and_nothing_of_them_is_left(together: Trained, trainer: Trainer) -> None:
     kept = trainer.medflow.objects(f"runs/{together.run_id}/pods/")
     logs = sorted(name for name in kept if name.startswith("medflow-") and name.endswith(".log"))
     assert [name.split("-node-0-")[1][0] for name in logs] == ["0", "1"] and all(kept[name] for name in logs)
@@ -140,7 +126,7 @@ def nothing_left(trainer: Trainer, run_id: str) -> bool:
     return found["items"] == []
 
 
-def test_only_the_step_that_starts_nodes_has_an_account_with_rights(together: Told, trainer: Trainer) -> None:
+def test_only_the_step_that_starts_nodes_has_an_account_with_rights(together: Trained, trainer: Trainer) -> None:
     pods = trainer.medflow.pods(together.run_id)
     assert pods[STEP][0]["spec"]["serviceAccountName"] == "medflow-trainer"
     assert {pod["spec"]["serviceAccountName"] for step in pods if step not in ("", STEP) for pod in pods[step]} == {
@@ -153,19 +139,19 @@ def test_only_the_step_that_starts_nodes_has_an_account_with_rights(together: To
 
 
 def test_a_node_and_then_the_step_are_deleted_in_mid_training_and_the_weights_are_the_same(
-    together: Told, trainer: Trainer
+    together: Trained, trainer: Trainer
 ) -> None:
     """A lost node begins again, under the same step; with the step, its nodes begin anew."""
-    process = trainer.start("train.devices=2", OFTEN, nodes=2)
-    node = await_node(trainer, 1)
-    step = trainer.medflow.running(STEP)
-    assert step is not None
-    before = checkpoints(trainer)
-    delete(trainer, node)
-    assert await_node(trainer, 1, beyond=before) != node
-    assert trainer.medflow.running(STEP) == step
-    delete(trainer, step)
-    told = outcome_of(finished(process))
+    with trainer.start("train.devices=2", OFTEN, nodes=2) as process:
+        node = await_node(trainer, 1)
+        step = trainer.medflow.running(STEP)
+        assert step is not None
+        before = checkpoints(trainer)
+        delete(trainer, node)
+        assert await_node(trainer, 1, beyond=before) != node
+        assert trainer.medflow.running(STEP) == step
+        delete(trainer, step)
+        told = trained(finished(process))
     assert "(attempt 2)" in told.said and "(attempt 3)" not in told.said
     logs = [name for name in trainer.medflow.objects(f"runs/{told.run_id}/pods/") if name.endswith(".log")]
     said = [trainer.medflow.read(f"runs/{told.run_id}/pods/{name}").decode() for name in logs if "-node-0-0" in name]
@@ -201,18 +187,19 @@ def await_node(trainer: Trainer, rank: int, beyond: frozenset[str] = frozenset()
     raise AssertionError("no checkpoint came")
 
 
+FALL = """
+import os, pathlib, signal
+ranks = (path for path in pathlib.Path("/proc").glob("[0-9]*") if b"LOCAL_RANK=" in (path / "environ").read_bytes())
+os.kill(next(int(path.name) for path in ranks if path.name != str(os.getpid())), signal.SIGSEGV)
+"""
+
+
 def test_a_node_that_falls_ends_the_training_with_its_reason(trainer: Trainer) -> None:
-    process = trainer.start("train.devices=2", "train.seed=5", OFTEN, nodes=2, retries=0)
-    pod = await_node(trainer, 1)
-    killed = trainer.medflow.cluster.run(
-        "kubectl", "-n", RUNS, "exec", pod, "--", "python", "-c",
-        "import os, pathlib, signal\n"
-        "rank = next(path for path in pathlib.Path('/proc').glob('[0-9]*') if b'LOCAL_RANK=' in "
-        "(path / 'environ').read_bytes() and path.name != str(os.getpid()))\n"
-        "os.kill(int(rank.name), signal.SIGSEGV)",
-    )  # fmt: skip
-    assert killed.returncode == 0, killed.stderr
-    done = finished(process)
+    with trainer.start("train.devices=2", "train.seed=5", OFTEN, nodes=2, retries=0) as process:
+        pod = await_node(trainer, 1)
+        killed = trainer.medflow.cluster.run("kubectl", "-n", RUNS, "exec", pod, "--", "python", "-c", FALL)
+        assert killed.returncode == 0, killed.stderr
+        done = finished(process)
     assert done.returncode != 0
     assert "its process was killed: Signal 11 (SIGSEGV) received" in done.stderr and f"(pod {pod})" in done.stderr
     run_id = done.stderr.partition(" run ")[2].split()[0]
@@ -220,27 +207,27 @@ def test_a_node_that_falls_ends_the_training_with_its_reason(trainer: Trainer) -
 
 
 def test_what_a_node_raises_is_what_the_step_says(trainer: Trainer) -> None:
-    done = finished(trainer.start("train.devices=2", "train.lr=1e38", "train.clip=0", nodes=2))
+    done = trainer.end_of("train.devices=2", "train.lr=1e38", "train.clip=0", nodes=2)
     assert done.returncode != 0
     assert "the loss is nan in stage" in done.stderr and "lower train.lr" in done.stderr
     assert "(attempt 2)" not in done.stderr
 
 
 def test_nodes_that_no_machine_holds_are_told_and_end_at_the_deadline(trainer: Trainer) -> None:
-    done = finished(trainer.start("train.devices=2", nodes=2, cpu=500, timeout=60))
+    done = trainer.end_of("train.devices=2", nodes=2, cpu=500, timeout=60)
     assert done.returncode != 0
     assert "not done within the timeout of 60 s" in done.stderr
     assert "exceeded quota" in done.stderr or "unschedulable" in done.stderr
 
 
 def test_stopping_a_run_takes_its_nodes_away(trainer: Trainer) -> None:
-    process = trainer.start("train.devices=2", "train.epochs=200", OFTEN, nodes=2)
-    await_node(trainer, 1)
-    [job] = trainer.medflow.cluster.json("-n", RUNS, "get", "trainjobs", "-l", f"medflow.dev/step={STEP}")["items"]
-    run_id = job["metadata"]["labels"]["medflow.dev/run"]
-    done = trainer.medflow("stack", "stop", str(trainer.medflow.stack), run_id)
-    assert done.returncode == 0, done.stderr
-    assert finished(process).returncode != 0
+    with trainer.start("train.devices=2", "train.epochs=200", OFTEN, nodes=2) as process:
+        await_node(trainer, 1)
+        [job] = trainer.medflow.cluster.json("-n", RUNS, "get", "trainjobs", "-l", f"medflow.dev/step={STEP}")["items"]
+        run_id = job["metadata"]["labels"]["medflow.dev/run"]
+        done = trainer.medflow("stack", "stop", str(trainer.medflow.stack), run_id)
+        assert done.returncode == 0, done.stderr
+        assert finished(process).returncode != 0
     until = time.monotonic() + 120
     while not nothing_left(trainer, run_id):
         assert time.monotonic() < until, "the nodes are still there"
