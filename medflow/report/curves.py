@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from medflow.metrics import ECE_BINS, known_rows
 from medflow.records import Comparison, HeadSpec, Manifest, Predictions, TrainingLog
@@ -21,6 +20,9 @@ from medflow.report.figure import (
     legend_beside,
     plot_axes,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Row = tuple[object, ...]
 
@@ -79,6 +81,8 @@ def _epoch_table(log: TrainingLog) -> tuple[list[str], list[Row]]:
 
 def roc(predictions: Predictions, head: HeadSpec) -> Figure:
     """Receiver operating characteristic of each class (one against the rest) or label; those undefined are named."""
+    from sklearn.metrics import roc_auc_score, roc_curve
+
     figure, (axes,) = curve_canvas()
     plot_axes(axes, title=f"ROC: {head.name}", x="1 - specificity", y="sensitivity")
     axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8, linestyle=":")
@@ -98,6 +102,8 @@ def roc(predictions: Predictions, head: HeadSpec) -> Figure:
 
 def precision_recall(predictions: Predictions, head: HeadSpec) -> Figure:
     """Precision against recall of each class or label; a label's share of positives is what chance would reach."""
+    from sklearn.metrics import average_precision_score, precision_recall_curve
+
     figure, (axes,) = curve_canvas()
     plot_axes(axes, title=f"Precision and recall: {head.name}", x="recall", y="precision")
     axes.set_ylim(0, 1.02)

@@ -1,4 +1,8 @@
-"""How every figure is drawn: one style, no pyplot, a PNG and the CSV behind it."""
+"""How every figure is drawn: one style, no pyplot, a PNG and the CSV behind it.
+
+matplotlib is imported where something is drawn, here as in the modules beside: most steps of a run show tables alone,
+and in a cluster each is a process of its own.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,13 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure as Canvas
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
 """Okabe and Ito's palette, told apart by the colour-blind; an eighth colour in place of its yellow."""
@@ -32,6 +38,9 @@ class Figure:
 
 def canvas(rows: int = 1, columns: int = 1, *, width: float = 4.8, height: float = 3.6) -> tuple[Canvas, list[Axes]]:
     """An empty figure with its axes in reading order; ``width`` and ``height`` of one of them, in inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Canvas
+
     figure = Canvas(figsize=(width * columns, height * rows), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     axes = [figure.add_subplot(rows, columns, place + 1) for place in range(rows * columns)]

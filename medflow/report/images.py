@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 
 from medflow.metrics import overlap
 from medflow.records import Manifest, Pixels
 from medflow.report.figure import PREDICTED_COLOUR, TRUE_COLOUR, Figure, canvas, finish, picture_axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COLUMNS = 6
 
@@ -28,6 +30,8 @@ def overlays(
     ``images`` uint8 (n, height, width, channels); ``predicted`` and ``true`` (n, height, width), set where above 0;
     ``predicted`` None where the model has no mask head.
     """
+    from matplotlib.lines import Line2D
+
     figure, axes = _grid(len(images))
     scores = np.full((len(images), 2), np.nan)
     if predicted is not None and has_mask.any():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from matplotlib.ticker import MaxNLocator
-
 from medflow.records import TuneResult
 from medflow.report import html
 from medflow.report.figure import Figure, canvas, colour, finish, legend, plot_axes
@@ -11,6 +9,8 @@ from medflow.report.figure import Figure, canvas, colour, finish, legend, plot_a
 
 def history(result: TuneResult) -> Figure:
     """Score of each trial in order, and the best so far."""
+    from matplotlib.ticker import MaxNLocator
+
     figure, (axes,) = canvas(width=6.4, height=3.6)
     plot_axes(axes, title=f"{result.dataset}, {result.model}", x="trial", y=f"{result.monitor} on validation rows")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
