@@ -84,6 +84,15 @@ def test_a_hiccup_anywhere_in_the_look_at_a_step_leaves_it_running(server: ApiSe
     assert check(server, watch)[0] == kube_utils.JobStatus.SUCCEEDED
 
 
+def test_a_step_is_done_when_its_pod_is(server: ApiServer) -> None:
+    server.add(JOBS, job(active=1))
+    server.add(PODS, pod(phase="Running"))
+    watch = monitor(server)
+    assert check(server, watch)[0] == RUNNING
+    server.objects[PODS][f"{NAME}-1"]["status"] = {"phase": "Succeeded"}
+    assert check(server, watch) == (kube_utils.JobStatus.SUCCEEDED, None)
+
+
 def test_an_api_server_that_stays_away_ends_the_step_with_the_reason(
     server: ApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,6 +69,11 @@ def succeeded(seen: Observed) -> bool:
     return _condition(seen.job, "Complete") is not None
 
 
+def has_done_its_work(seen: Observed) -> bool:
+    """Whether a pod has succeeded; its job says so two or three seconds later."""
+    return any(pod.get("status", {}).get("phase") == "Succeeded" for pod in seen.pods)
+
+
 def over(seen: Observed) -> bool:
     return succeeded(seen) or _condition(seen.job, "Failed") is not None
 
