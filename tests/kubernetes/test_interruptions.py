@@ -99,7 +99,7 @@ def await_checkpoint(medflow: Medflow, after: list[str]) -> str:
 def test_a_run_outlives_its_servers_databases_store_and_control_plane(
     first: dict[str, Any], applied: Medflow, cluster: Cluster, servers: Servers
 ) -> None:
-    """One after another in one training, each for a minute; in the end the run's own orchestrator is lost.
+    """One after another in one training, all but the servers for a minute; then the run's orchestrator is lost.
 
     The store is reached through a forwarder of this test, which refuses every connection meanwhile.
     """
@@ -107,8 +107,11 @@ def test_a_run_outlives_its_servers_databases_store_and_control_plane(
         assert applied("stack", "apply", str(applied.stack)).returncode == 0
         with applied.start(*applied.words(*LONGEST, "train.seed=8")) as process:
             run_id = run_of(applied, await_checkpoint(applied, after=[]))
-            outages = {"servers": restarted(cluster), "databases": databases_gone(cluster), "store": way.closed(),
-                       "control plane": frozen(cluster)}  # fmt: skip
+            restart_servers(cluster)
+            await_answers(servers)
+            outages = {
+                "databases": databases_gone(cluster), "store": way.closed(), "control plane": frozen(cluster),
+            }  # fmt: skip
             for name, outage in outages.items():
                 print(f"{name}: {time.strftime('%X')}")
                 with outage:
@@ -129,12 +132,10 @@ def run_of(medflow: Medflow, pod: str) -> str:
     return labels["run_id"]
 
 
-@contextmanager
-def restarted(cluster: Cluster) -> Iterator[None]:
-    """Both servers' pods are deleted; others come for them."""
+def restart_servers(cluster: Cluster) -> None:
+    """Both servers' pods are gone when this returns, and others come for them."""
     names = "app.kubernetes.io/name in (zenml-server,mlflow-server)"
-    cluster.kubectl("-n", PLATFORM, "delete", "pod", "-l", names, "--wait=false")
-    yield
+    cluster.kubectl("-n", PLATFORM, "delete", "pod", "-l", names)
 
 
 @contextmanager

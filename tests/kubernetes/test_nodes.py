@@ -214,9 +214,9 @@ def test_what_a_node_raises_is_what_the_step_says(trainer: Trainer) -> None:
 
 
 def test_nodes_that_no_machine_holds_are_told_and_end_at_the_deadline(trainer: Trainer) -> None:
-    done = trainer.end_of("train.devices=2", nodes=2, cpu=500, timeout=60)
+    done = trainer.end_of("train.devices=2", nodes=2, cpu=500, timeout=45)
     assert done.returncode != 0
-    assert "not done within the timeout of 60 s" in done.stderr
+    assert "not done within the timeout of 45 s" in done.stderr
     assert "exceeded quota" in done.stderr or "unschedulable" in done.stderr
 
 
