@@ -103,7 +103,7 @@ class Monitor:
             # The step has told the server why; its job would only try again.
             self._remove(name)
             return kube_utils.JobStatus.FAILED, "the step raised an error that no retry can cure"
-        if reasons.has_done_its_work(seen):
+        if reasons.succeeded(seen):
             return kube_utils.JobStatus.SUCCEEDED, None
         status, message = check()
         if status == kube_utils.JobStatus.FAILED:

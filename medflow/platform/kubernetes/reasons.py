@@ -66,12 +66,9 @@ def pending(seen: Observed) -> str | None:
 
 
 def succeeded(seen: Observed) -> bool:
-    return _condition(seen.job, "Complete") is not None
-
-
-def has_done_its_work(seen: Observed) -> bool:
-    """Whether a pod has succeeded; its job says so two or three seconds later."""
-    return any(pod.get("status", {}).get("phase") == "Succeeded" for pod in seen.pods)
+    """Whether as many pods have as must; the job itself says so two or three seconds later."""
+    done = sum(pod.get("status", {}).get("phase") == "Succeeded" for pod in seen.pods)
+    return _condition(seen.job, "Complete") is not None or done >= seen.job.get("spec", {}).get("completions", 1)
 
 
 def over(seen: Observed) -> bool:
