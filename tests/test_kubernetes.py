@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -143,6 +144,24 @@ def test_what_looks_from_inside_has_the_claims_of_all_steps():
     mounts = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
     assert mounts.keys() == {volume["name"] for volume in pod["volumes"]}
     assert len(set(mounts.values())) == len(mounts)
+
+
+def test_each_absent_claim_is_told_and_what_a_webhook_misses_ends_the_look(monkeypatch: pytest.MonkeyPatch):
+    volumes = tuple(Volume(claim=claim, path=f"/{claim}") for claim in ("a", "b", "c"))
+    place = PlaceConfig(stack="a", steps={"default": StepPlace(volumes=volumes, secrets=("kaggle",))})
+    unknown = 'persistentvolumeclaim "{}" not found'
+    statuses = [
+        {"conditions": [{"type": "PodScheduled", "status": "False", "message": unknown.format(claim)}]}
+        for claim in ("b", "a")
+    ]
+    statuses += [waits_with("CreateContainerConfigError", 'secret "kaggle" not found')] * 2
+    pods = [{"metadata": {"name": "p"}, "spec": {"containers": [{}]}, "status": status} for status in statuses]
+    waits = [Observed({"status": {}}, (pod,)) for pod in pods]
+    monkeypatch.setattr(probing, "_run", lambda here, body: (waits.pop(0), ""))
+    found = list(probing.probe(SimpleNamespace(namespace="medflow"), STACK, place))
+    assert [item.check.value for item in found] == ["volumes", "volumes", "secrets", "pod"] and not waits
+    assert "no claim b" in found[0].found and "no claim a" in found[1].found
+    assert "CreateContainerConfigError" in found[3].found
 
 
 def test_nothing_of_a_place_is_in_what_zenml_hashes():

@@ -52,6 +52,16 @@ ACCOUNT = (
 )
 
 
+def test_a_job_has_succeeded_with_as_many_of_its_pods_as_must() -> None:
+    done, running = pod({"phase": "Succeeded"}), pod(RUNNING)
+    assert reasons.over(Observed(job(), (done,))) and not reasons.over(Observed(job(), (running,)))
+    of_two = job()
+    of_two["spec"]["completions"] = 2
+    assert not reasons.over(Observed(of_two, (done, running)))
+    assert reasons.over(Observed(of_two, (done, done)))
+    assert reasons.over(Observed({**of_two, "status": {"conditions": [{"type": "Complete", "status": "True"}]}}))
+
+
 @pytest.mark.parametrize("message", [LIMIT, HOOK, ACCOUNT])
 def test_a_pod_that_cannot_be_made_is_told_in_the_api_server_s_newest_words(message: str) -> None:
     seen = Observed(job(), (), (event("FailedCreate", "older", ago=60), event("FailedCreate", message)))

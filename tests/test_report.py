@@ -210,9 +210,15 @@ def test_the_same_figure_has_the_same_bytes_and_pyplot_stays_out():
     import sys
 
     assert report.training_curves(LOG).png == report.training_curves(LOG).png
-    code = "import sys, medflow.report; print('matplotlib.pyplot' in sys.modules, 'torch' in sys.modules)"
+    code = (
+        "import sys\n"
+        "from medflow.report import figure, pages\n"
+        "print({'matplotlib', 'sklearn', 'scipy', 'torch'} & set(sys.modules))\n"
+        "figure.canvas()\n"
+        "print({'matplotlib.pyplot', 'torch'} & set(sys.modules))"
+    )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert answer.stdout.strip() == "False False"
+    assert answer.stdout.split() == ["set()", "set()"], "pages of tables import nothing that draws"
 
 
 # -- pages ---------------------------------------------------------------------------------------

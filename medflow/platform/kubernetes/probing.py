@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from medflow.config.sections.place import DEFAULT, PlaceConfig, StepPlace
+from medflow.config.sections.place import DEFAULT, PlaceConfig, StepPlace, Volume
 from medflow.config.sections.stack import StackConfig
 from medflow.platform.kubernetes import probe as program
 from medflow.platform.kubernetes import reasons, settings
@@ -28,19 +28,20 @@ ABSENT_CLAIM = re.compile(r'persistentvolumeclaim "([^"]+)" not found')
 
 
 def probe(here: Cluster, stack: StackConfig, place: PlaceConfig) -> Iterator[Finding]:
-    """Findings of one pod; where a secret or a claim is absent, of another one without any."""
+    """Findings of one pod; where a secret is absent, of another one without any, where a claim is, without that."""
     names = sorted({name for step in place.steps.values() for name in step.secrets})
     claims = sorted({volume.claim for step in place.steps.values() for volume in step.volumes})
     while True:
         seen, log = _run(here, manifest(stack, place, names, claims))
-        if secret := _absent_secret(seen):
+        # What is absent and was not asked for here, a webhook's for instance, is told as any pod's trouble.
+        if names and (secret := _absent_secret(seen)):
             remedy = f"create it, see infra/scripts/make-secrets; a step that needs it fails otherwise ({secret})"
             yield Finding.amiss(Check.SECRETS, f"a secret is not in the namespace {here.namespace}: {secret}", remedy)
             names = []
-        elif claim := _absent_claim(seen):
+        elif (claim := _absent_claim(seen)) in claims:
             remedy = "create it, or name another one under `volumes` in the place's YAML (configs/on)"
             yield Finding.amiss(Check.VOLUMES, f"there is no claim {claim} in the namespace {here.namespace}", remedy)
-            claims = []
+            claims.remove(claim)
         else:
             yield from _told(seen, log, _shm_of(place), stack)
             return
@@ -48,7 +49,9 @@ def probe(here: Cluster, stack: StackConfig, place: PlaceConfig) -> Iterator[Fin
 
 def manifest(stack: StackConfig, place: PlaceConfig, names: list[str], claims: list[str]) -> dict[str, Any]:
     """A job of one pod with all secrets and claims; unlike a step's, it does not start where a secret is absent."""
-    asked = place.steps[DEFAULT].model_copy(update={"secrets": (), "volumes": (), "shm": _shm_of(place)})
+    # Each claim at a path of its own: two steps may have different ones at the same path.
+    volumes = tuple(Volume(claim=claim, path=f"/claims/{number}") for number, claim in enumerate(claims))
+    asked = place.steps[DEFAULT].model_copy(update={"secrets": (), "volumes": volumes, "shm": _shm_of(place)})
     given = settings.pod_settings(asked, stack.cluster)
     container = {
         "name": "main",
@@ -57,7 +60,7 @@ def manifest(stack: StackConfig, place: PlaceConfig, names: list[str], claims: l
         "args": [f"{name}={url}" for name, url in _addresses(stack).items()],
         "resources": {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": {"memory": asked.memory}},
         "securityContext": given["container_security_context"],
-        "volumeMounts": [*given["volume_mounts"], *_mounts(claims)],
+        "volumeMounts": given["volume_mounts"],
         "env": given["env"],
         "envFrom": [{"secretRef": {"name": name}} for name in names],
     }
@@ -66,7 +69,7 @@ def manifest(stack: StackConfig, place: PlaceConfig, names: list[str], claims: l
         "restartPolicy": "Never",
         "serviceAccountName": stack.cluster.step_account,
         "securityContext": settings.POD_SECURITY,
-        "volumes": [*given["volumes"], *_volumes(claims)],
+        "volumes": given["volumes"],
         "imagePullSecrets": [{"name": name} for name in stack.cluster.pull_secrets],
         "tolerations": given["tolerations"],
         "nodeSelector": given["node_selectors"],
@@ -83,16 +86,6 @@ def manifest(stack: StackConfig, place: PlaceConfig, names: list[str], claims: l
             "template": {"metadata": {"labels": labels}, "spec": pod},
         },
     }
-
-
-def _volumes(claims: list[str]) -> list[dict[str, Any]]:
-    read = [{"claimName": claim, "readOnly": True} for claim in claims]
-    return [{"name": f"claim-{number}", "persistentVolumeClaim": claim} for number, claim in enumerate(read)]
-
-
-def _mounts(claims: list[str]) -> list[dict[str, Any]]:
-    """Each at a path of its own: two steps may have different claims at one path."""
-    return [{"name": f"claim-{at}", "mountPath": f"/claims/{at}", "readOnly": True} for at in range(len(claims))]
 
 
 def _run(here: Cluster, body: dict[str, Any]) -> tuple[Observed, str]:
@@ -142,7 +135,7 @@ def _told(seen: Observed, log: str, shm: str | None, stack: StackConfig) -> Iter
     line = next((line.partition(program.MARK)[2] for line in log.splitlines() if program.MARK in line), None)
     if line is None:
         problem = reasons.fatal(seen) or reasons.pending(seen) or reasons.ended(seen) or "it did not end in time"
-        check = Check.IMAGE if "image" in problem else Check.POD
+        check = Check.IMAGE if "Image" in problem.partition(":")[0] else Check.POD  # as in ErrImagePull
         yield Finding.amiss(check, f"a pod of a step does not run: {problem}", _remedy(check, log))
         return
     told: Mapping[str, Any] = json.loads(line)
