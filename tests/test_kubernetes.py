@@ -169,7 +169,10 @@ def test_nothing_of_a_place_is_in_what_zenml_hashes():
     assert set(step) == {"settings", "extra", "retry"}, "ZenML's key takes environment, parameters, secrets, inputs"
 
 
-@pytest.mark.parametrize(("text", "value"), [("1500m", 1.5), ("2", 2.0), ("1.5Gi", 1.5 * 2**30), ("500M", 5e8)])
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1500m", 1.5), ("2", 2.0), ("1.5Gi", 1.5 * 2**30), ("500M", 5e8), ("129e6", 1.29e8), ("1Pi", 2.0**50)],
+)
 def test_quantities(text, value):
     assert quantity(text) == value
     assert quantity(None) is None

@@ -9,13 +9,6 @@ from typing import Any
 from medflow.config.sections.place import StepPlace
 from medflow.platform.kubernetes.settings import CONTAINER_SECURITY, GPU, POD_SECURITY, SCRATCH, SHM, resources
 
-#: Multipliers of Kubernetes' quantities.
-UNITS = {
-    "m": 1e-3, "": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12,
-    "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40,
-}  # fmt: skip
-
-
 Compared = Iterator[tuple[str, Any, Any]]
 
 
@@ -117,5 +110,6 @@ def quantity(text: str | None) -> float | None:
     """A quantity of Kubernetes as a number: bytes, or cores."""
     if text is None:
         return None
-    number = text.rstrip("KMGTikm")
-    return float(number) * UNITS[text[len(number) :]]
+    from kubernetes.utils.quantity import parse_quantity
+
+    return float(parse_quantity(text))
