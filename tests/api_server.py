@@ -64,10 +64,12 @@ class ApiServer:
 
 def _selected(found: dict[str, dict[str, Any]], query: dict[str, list[str]]) -> list[dict[str, Any]]:
     wanted = [item.split("=") for text in query.get("labelSelector", []) for item in text.split(",")]
+    about = [text.removeprefix("involvedObject.name=") for text in query.get("fieldSelector", [])]
     return [
         item
         for item in found.values()
         if all(item["metadata"].get("labels", {}).get(key) == value for key, value in wanted)
+        and all(item["involvedObject"]["name"] == name for name in about)
     ]
 
 

@@ -16,7 +16,6 @@ from zenml.logger import get_logger
 from zenml.models import RunMetadataResource
 
 from medflow.platform.context import StoredFiles
-from medflow.platform.kubernetes import cluster
 from medflow.platform.kubernetes.cluster import Cluster, Observed
 from medflow.platform.kubernetes.gathering import Gathered, is_over
 
@@ -109,8 +108,7 @@ class Keeper(Gathered):
 
     def _gather_orchestrator(self) -> None:
         """This pod's own job, which has no check of ZenML's, and the step pods once more."""
-        own = self.here.core.read_namespaced_pod(cluster.pod_name(), self.here.namespace)
-        job = self.here.job(own.metadata.labels["job-name"])
+        job = self.here.job(self.here.own_pod()["metadata"]["labels"]["job-name"])
         if job is None:
             return
         self.run_id = self.run_id or job.job["metadata"].get("annotations", {}).get("zenml.io/run-id", "")

@@ -189,7 +189,7 @@ def _training(step: StepRunResponse, asked: StepPlace, processes: int) -> Traini
     """The training as this pod can have it run: with its own image, variables and pull secrets."""
     orchestrator: Any = Client().active_stack.orchestrator
     namespace = str(orchestrator.config.kubernetes_namespace)
-    pod = cluster.own_pod(cluster.inside(namespace))
+    pod = cluster.inside(namespace).own_pod()
     [container] = [item for item in pod["spec"]["containers"] if item["name"] == "main"]
     return Training(
         run_id=str(step.pipeline_run_id),

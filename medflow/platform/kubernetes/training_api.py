@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from medflow.config.sections.place import StepPlace
 from medflow.errors import PlatformError
-from medflow.platform.kubernetes import cluster, trainjobs
+from medflow.platform.kubernetes import trainjobs
 from medflow.platform.kubernetes.cluster import CONFLICT, NOT_FOUND, Cluster, Observed
 from medflow.platform.kubernetes.trainjobs import GROUP, JOBS, RUNTIMES, VERSION, Training
 
@@ -67,7 +67,7 @@ class TrainingApi:
 
     def seconds_left(self) -> float:
         """Until the deadline of the step that waits."""
-        own = cluster.own_pod(self.here)
+        own = self.here.own_pod()
         job = self.here.job(own["metadata"]["labels"]["job-name"])
         started = job.job["status"]["startTime"] if job else own["status"]["startTime"]
         gone = datetime.now(UTC) - datetime.fromisoformat(started.replace("Z", "+00:00"))
