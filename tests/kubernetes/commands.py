@@ -21,6 +21,7 @@ SMALL = (
 )  # fmt: skip
 
 TRAIN = "train_monai_unet"
+PART = str(Path(__file__).with_name("part_of_run.py"))
 PLACE = """
 stack: {stack}
 parallel: 3
@@ -65,10 +66,14 @@ class Medflow:
 
     @contextmanager
     def start_training(self, place: Path | str, dataset: str, settings: Iterable[str]) -> Iterator[subprocess.Popen]:
-        """Likewise the steps of a run up to its first model; `trained` reads what it says in the end."""
-        program = Path(__file__).with_name("only_training.py")
-        with self._python(str(program), str(place), dataset, json.dumps(list(settings))) as process:
+        """Likewise the steps of a run up to its models; `trained` reads what it says in the end."""
+        with self._python(PART, "training", str(place), dataset, json.dumps(list(settings))) as process:
             yield process
+
+    def read_data(self, dataset: str, settings: Iterable[str]) -> Data:
+        """The first steps of a run, up to the split."""
+        with self._python(PART, "data", str(self.place), dataset, json.dumps(list(settings))) as process:
+            return Data(**told(finished(process)))
 
     @contextmanager
     def _python(self, *words: str) -> Iterator[subprocess.Popen]:
@@ -198,19 +203,34 @@ def outcome_of(done: subprocess.CompletedProcess) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What came of a training."""
+class Data:
+    """What came of the first steps of a run."""
 
     run_id: str
-    curve: list[list[float]]
-    weights: str
-    devices: int
+    digests: dict[str, str]
+    """Content of what `ingest` made."""
+    ran: list[str]
+    """The steps that did not come from the cache."""
     said: str
 
 
+@dataclass(frozen=True)
+class Trained(Data):
+    """What came of the steps up to the models; of the first model."""
+
+    curve: list[list[float]]
+    weights: str
+    devices: int
+
+
 def trained(done: subprocess.CompletedProcess) -> Trained:
+    return Trained(**told(done))
+
+
+def told(done: subprocess.CompletedProcess) -> dict[str, Any]:
+    """What a part of a run says of itself."""
     assert done.returncode == 0 and "TOLD " in done.stdout, done.stderr[-4000:]
-    return Trained(**json.loads(done.stdout.partition("TOLD ")[2]), said=done.stderr)
+    return {**json.loads(done.stdout.partition("TOLD ")[2]), "said": done.stderr}
 
 
 def run_id_of(errors: str) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +12,7 @@ from typing import Any
 
 import pytest
 from clusters import Cluster, Servers
-from commands import Medflow, outcome_of, registered, user_of
+from commands import Medflow, Trained, finished, registered, trained, user_of
 
 pytestmark = [pytest.mark.timeout(3600)]
 
@@ -27,8 +25,7 @@ FAMILIES = (
 AT_ONCE = 2
 SHARDS = 3
 SMALL = (
-    "source.kind=generated", "source.images=80", "train.epochs=1", "train.batch_size=16", "evaluate.resamples=100",
-    "promote.resamples=100", "promote.floors=[]", "prune.enabled=false", "quantize.enabled=false",
+    "source.kind=generated", "source.images=80", "train.epochs=1", "train.batch_size=16",
     "models=" + json.dumps([{"kind": "timm", "name": name, "size": 32, "pretrained": "none"} for name in FAMILIES]),
 )  # fmt: skip
 PLACE = """
@@ -37,16 +34,6 @@ parallel: {at_once}
 orchestrator: {{cpu: 0.05, memory: 1Gi, timeout: 3000}}
 steps:
   default: {{cpu: 0.1, memory: 2Gi, retries: 2, timeout: 1500, scratch: 2Gi}}
-"""
-#: What a run of one archive has that was not decoded in shards; never cached: what looks at the world outside.
-UNCACHED = {"resolve", "ingest", "incumbent", "promote", "record"}
-DIGESTS = """
-import json, sys
-from medflow.commands.place import go
-go(sys.argv[1])
-from medflow.platform import stack
-outputs = stack.client().get_pipeline_run(sys.argv[2]).steps["ingest"].outputs
-print("digests", json.dumps({name: versions[0].content_hash for name, versions in outputs.items()}))
 """
 
 
@@ -71,15 +58,10 @@ def medflow(
 
 
 @pytest.fixture(scope="module")
-def sharded(medflow: Medflow) -> dict[str, Any]:
-    return run(medflow, f"ingest.shards={SHARDS}")
-
-
-def run(medflow: Medflow, *settings: str) -> dict[str, Any]:
-    started = time.monotonic()
-    outcome = outcome_of(medflow("run", DATASET, *SMALL, *settings, "--on", str(medflow.place), "--json"))
-    print(f"{' '.join(settings)}: {len(outcome['steps'])} steps, {time.monotonic() - started:.0f} s")
-    return outcome
+def sharded(medflow: Medflow) -> Trained:
+    """Every model of a run, from images that were read in shards."""
+    with medflow.start_training(medflow.place, DATASET, (*SMALL, f"ingest.shards={SHARDS}")) as process:
+        return trained(finished(process))
 
 
 def spans(pods: dict[str, list[dict[str, Any]]]) -> list[Span]:
@@ -108,8 +90,8 @@ def most_at_once(found: list[Span]) -> int:
     return highest
 
 
-def test_seven_models_train_in_pods_of_their_own_two_at_a_time(sharded: dict[str, Any], medflow: Medflow) -> None:
-    found = spans(medflow.pods(sharded["run_id"]))
+def test_seven_models_train_in_pods_of_their_own_two_at_a_time(sharded: Trained, medflow: Medflow) -> None:
+    found = spans(medflow.pods(sharded.run_id))
     trainings = [span for span in found if span.step.startswith("train_")]
     assert {span.step for span in trainings} == {f"train_{name}" for name in FAMILIES}
     first, last = min(span.start for span in trainings), max(span.end for span in trainings)
@@ -119,23 +101,14 @@ def test_seven_models_train_in_pods_of_their_own_two_at_a_time(sharded: dict[str
     assert most_at_once(found) == AT_ONCE
 
 
-def test_each_shard_has_a_pod_and_one_merges_them(sharded: dict[str, Any], medflow: Medflow) -> None:
-    steps = {name for name in medflow.pods(sharded["run_id"]) if "ingest" in name}
+def test_each_shard_has_a_pod_and_one_merges_them(sharded: Trained, medflow: Medflow) -> None:
+    steps = {name for name in medflow.pods(sharded.run_id) if "ingest" in name}
     assert steps == {*(f"ingest_shard_{shard}" for shard in range(SHARDS)), "ingest"}
 
 
-def test_shards_give_the_same_rows_and_pixels_as_one_step(sharded: dict[str, Any], medflow: Medflow) -> None:
-    whole = run(medflow, "ingest.shards=1")
-    assert digests(medflow, whole["run_id"]) == digests(medflow, sharded["run_id"])
-    # The first run's model may be in production by now, and a split starts from what that was trained on.
-    assert {step["name"] for step in whole["steps"] if not step["cached"]} - {"split"} == UNCACHED
-
-
-def digests(medflow: Medflow, run_id: str) -> dict[str, str]:
-    """Content hashes of what `ingest` made."""
-    command = [sys.executable, "-c", DIGESTS, str(medflow.place), run_id]
-    done = subprocess.run(command, env=medflow.environment, cwd=medflow.folder, capture_output=True, text=True)
-    assert "digests " in done.stdout, done.stderr
-    found: dict[str, str] = json.loads(done.stdout.partition("digests ")[2])
-    assert set(found) == {"manifest", "pixels"} and all(found.values())
-    return found
+def test_shards_give_the_same_rows_and_pixels_as_one_step(sharded: Trained, medflow: Medflow) -> None:
+    whole = medflow.read_data(DATASET, SMALL)
+    # A run learns where images lay in the runs before, and may split anew.
+    assert set(whole.ran) - {"split"} == {"resolve", "ingest"}
+    assert set(whole.digests) == {"manifest", "pixels"} and all(whole.digests.values())
+    assert whole.digests == sharded.digests

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import requests
 from clusters import PLATFORM, RUNS, Cluster, Servers
-from commands import SMALL, TRAIN, Medflow, finished, outcome_of, trained
+from commands import SMALL, TRAIN, Medflow, finished, trained
 from forwarding import Forwarder
 
 pytestmark = [pytest.mark.timeout(3600)]
@@ -105,7 +105,8 @@ def test_a_run_outlives_its_servers_databases_store_and_control_plane(
     """
     with Forwarder(cluster.store.url) as way, applied.other_stack("${AWS_ENDPOINT_URL}", way.url):
         assert applied("stack", "apply", str(applied.stack)).returncode == 0
-        with applied.start(*applied.words(*LONGEST, "train.seed=8")) as process:
+        applied.write_place()
+        with applied.start_training(applied.place, "phantom", (*SMALL, *LONGEST, "train.seed=8")) as process:
             run_id = run_of(applied, await_checkpoint(applied, after=[]))
             restart_servers(cluster)
             await_answers(servers)
@@ -122,8 +123,7 @@ def test_a_run_outlives_its_servers_databases_store_and_control_plane(
             # What had been said before is kept already.
             assert any("resolve" in name for name in applied.objects(f"runs/{run_id}/pods/") if name.endswith(".log"))
             delete(cluster, lost["metadata"]["name"])
-            outcome = outcome_of(finished(process))
-    assert outcome["run_id"] == run_id
+            assert trained(finished(process)).run_id == run_id
     assert applied("stack", "apply", str(applied.stack)).returncode == 0
 
 

@@ -1,6 +1,6 @@
 """Where images and weights come from in a cluster: a volume, this machine, the store, Kaggle.
 
-The images are the same each time, so that only what reads a source runs again.
+The images are the same each time: a whole run reads them from this machine, and the first steps of others elsewhere.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pytest
 import timm
 import yaml
 from clusters import BUCKET, RUNS, Cluster, Servers
-from commands import SMALL, Medflow, outcome_of
+from commands import SMALL, Data, Medflow, outcome_of
 from kaggle_server import ENVIRONMENT, TOKEN, serving
 from proxy import proxy
 from safetensors.torch import save_file
@@ -24,8 +24,8 @@ from safetensors.torch import save_file
 pytestmark = [pytest.mark.timeout(3600)]
 CLAIM, IMAGES, DATASET = "medflow-test-images", "/images", "lung_disease"
 TRAIN = "train_test_resnet"
-#: What reads a source, and what looks at the world outside in every run.
-UNCACHED = {"resolve", "ingest", "incumbent", "promote", "record"}
+#: What reads a source, and where its images lay in the runs before; the same images are validated once.
+READING = {"resolve", "ingest", "split"}
 WEIGHTS, IMAGE_COUNT = "mine.safetensors", "90"
 IN_KAGGLE = "khaleddev/lungs-disease-dataset-broken"
 
@@ -53,18 +53,11 @@ def ready(applied: Medflow, servers: Servers) -> Medflow:
     return applied
 
 
-def begin(medflow: Medflow, *source: str) -> dict[str, Any]:
+def settings_of(medflow: Medflow, *source: str) -> tuple[str, ...]:
     weights = str(medflow.folder / WEIGHTS)
     models = [{"kind": "timm", "name": "test_resnet", "size": 32, "pretrained": weights, "stats": "unit"}]
-    settings = [word for word in SMALL if not word.startswith(("source.", "models."))]
-    words = ("run", DATASET, *settings, f"models={json.dumps(models)}", *source)
-    return outcome_of(medflow(*words, "--on", str(medflow.place), "--json"))
-
-
-@pytest.fixture(scope="module")
-def run(ready: Medflow, volume: str) -> dict[str, Any]:
-    """A run on that volume, of a model that starts from a file of this machine."""
-    return begin(ready, "source.kind=folder", f"source.path={IMAGES}/{DATASET}")
+    kept = [word for word in SMALL if not word.startswith(("source.", "models."))]
+    return (*kept, f"models={json.dumps(models)}", *source)
 
 
 @pytest.fixture(scope="module")
@@ -75,12 +68,35 @@ def twin(applied: Medflow) -> Path:
     return folder
 
 
-def test_a_source_is_read_from_a_volume_and_nothing_is_uploaded(run: dict[str, Any], applied: Medflow) -> None:
-    assert run["status"] == "completed" and run["metrics"]
-    assert not applied.objects("sources/")
-    (pod,) = applied.pods(run["run_id"])["ingest"]
+@pytest.fixture(scope="module")
+def on_volume(ready: Medflow, volume: str) -> Data:
+    """Read before anything is uploaded."""
+    assert not ready.objects("sources/")
+    data = ready.read_data(DATASET, settings_of(ready, "source.kind=folder", f"source.path={IMAGES}/{DATASET}"))
+    assert not ready.objects("sources/")
+    return data
+
+
+@pytest.fixture(scope="module")
+def run(on_volume: Data, ready: Medflow, twin: Path) -> dict[str, Any]:
+    """A run on a folder of this machine, of a model that starts from a file of this machine."""
+    words = ("run", DATASET, *settings_of(ready), "--source", str(twin), "--on", str(ready.place), "--json")
+    return outcome_of(ready(*words))
+
+
+def test_a_source_is_read_from_a_volume_and_nothing_is_uploaded(on_volume: Data, applied: Medflow) -> None:
+    assert {"resolve", "ingest", "validate"} <= set(on_volume.ran)
+    (pod,) = applied.pods(on_volume.run_id)["ingest"]
     (found,) = [item for item in pod["spec"]["volumes"] if "persistentVolumeClaim" in item]
     assert found["persistentVolumeClaim"] == {"claimName": CLAIM, "readOnly": True}
+
+
+def test_a_folder_of_this_machine_is_uploaded_by_content(run: dict[str, Any], ready: Medflow) -> None:
+    assert run["status"] == "completed" and run["metrics"]
+    cached = {step["name"] for step in run["steps"] if step["cached"]}
+    assert "validate" in cached and not cached & {"resolve", "ingest"}
+    sent = ready.objects("sources/")
+    assert len([name for name in sent if name.endswith((".png", ".jpg", ".jpeg"))]) == int(IMAGE_COUNT), sent
 
 
 def test_weights_of_this_machine_reach_the_training_under_their_own_name(run: dict[str, Any], applied: Medflow) -> None:
@@ -103,19 +119,12 @@ def test_what_a_pod_said_is_printed(run: dict[str, Any], applied: Medflow) -> No
     assert pods.endswith(f"runs/{run['run_id']}/pods")
 
 
-def test_a_folder_of_this_machine_is_uploaded_by_content(run: dict[str, Any], ready: Medflow, twin: Path) -> None:
-    outcome = begin(ready, "--source", str(twin))
-    # The first run of another source learns where its images lay in the runs before.
-    assert ran(outcome) <= {*UNCACHED, "split"}
-    sent = ready.objects("sources/")
-    assert len([name for name in sent if name.endswith((".png", ".jpg", ".jpeg"))]) == int(IMAGE_COUNT), sent
-
-
 def test_an_archive_in_the_store_is_read_by_the_pods(run: dict[str, Any], ready: Medflow, twin: Path) -> None:
     archive = shutil.make_archive(str(ready.folder / "archive"), "zip", twin)
     key = f"{ready.store_folder}/elsewhere/twin.zip"
     ready.cluster.store.client.upload_file(archive, BUCKET, key)
-    assert ran(begin(ready, "--source", f"s3://{BUCKET}/{key}")) <= UNCACHED
+    data = ready.read_data(DATASET, settings_of(ready, "source.kind=s3", f"source.path=s3://{BUCKET}/{key}"))
+    assert {"resolve", "ingest"} <= set(data.ran) <= READING
 
 
 def test_a_dataset_of_kaggle_s_is_fetched_by_a_pod_with_the_secret_s_token(
@@ -132,18 +141,13 @@ def test_a_dataset_of_kaggle_s_is_fetched_by_a_pod_with_the_secret_s_token(
         words = [f"--from-literal={name}={value}" for name, value in given.items()]
         ready.cluster.kubectl("-n", RUNS, "create", "secret", "generic", CLAIM, *words)
         try:
-            outcome = begin(ready, "--source", "kaggle")
+            data = ready.read_data(DATASET, settings_of(ready, "source.kind=kaggle"))
         finally:
             ready.cluster.kubectl("-n", RUNS, "delete", "secret", CLAIM)
         assert kaggle.requests("storage")
-    assert ran(outcome) <= UNCACHED
-    assert not any(TOKEN in log for step in UNCACHED for log in ready.kept_logs(outcome["run_id"], step))
-
-
-def ran(outcome: dict[str, Any]) -> set[str]:
-    """The steps of a completed run that were not cached."""
-    assert outcome["status"] == "completed"
-    return {step["name"] for step in outcome["steps"] if not step["cached"]}
+    assert {"resolve", "ingest"} <= set(data.ran) <= READING
+    logs = [log for step in READING for log in ready.kept_logs(data.run_id, step)]
+    assert logs and not any(TOKEN in log for log in logs)
 
 
 def _claim() -> dict[str, Any]:
