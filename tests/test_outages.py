@@ -84,6 +84,22 @@ def test_a_hiccup_anywhere_in_the_look_at_a_step_leaves_it_running(server: ApiSe
     assert check(server, watch)[0] == kube_utils.JobStatus.SUCCEEDED
 
 
+def test_a_look_at_a_job_reads_its_own_events_oldest_first(server: ApiServer) -> None:
+    server.add(JOBS, job(active=1))
+    server.add(PODS, pod(phase="Running"))
+    times = {
+        f"{NAME}-1": {"eventTime": "2026-11-21T12:00:05.250000Z", "lastTimestamp": None},
+        NAME: {"lastTimestamp": "2026-11-21T12:00:05Z"},
+        "another": {"lastTimestamp": "2026-11-21T12:00:01Z"},
+    }
+    for about, given in times.items():
+        server.add(EVENTS, {"metadata": {"name": f"event-{about}"}, "involvedObject": {"name": about}, **given})
+    seen = server.cluster().job(NAME)
+    assert seen is not None
+    assert [event["involvedObject"]["name"] for event in seen.events] == [NAME, f"{NAME}-1"]
+    assert len(server.cluster().events()) == 3
+
+
 def test_a_step_is_done_when_its_pod_is(server: ApiServer) -> None:
     server.add(JOBS, job(active=1))
     server.add(PODS, pod(phase="Running"))

@@ -116,7 +116,7 @@ class Cluster:
             for selector in selectors
             for event in self._asked(self.core.list_namespaced_event, field_selector=selector)
         ]
-        return sorted(found, key=_last_seen)
+        return sorted(found, key=last_seen)
 
     def log(self, pod: str) -> str | None:
         """The last part of a pod's log, or None where the pod is gone, has not started, or its node does not answer."""
@@ -239,7 +239,8 @@ def pod_name() -> str:
     return os.environ["HOSTNAME"]
 
 
-def _last_seen(event: dict[str, Any]) -> str:
+def last_seen(event: dict[str, Any]) -> str:
+    """When an event was last seen, to sort by; events of one occurrence have a time of another name."""
     # Without its Z a whole second comes before its parts.
     return str(event.get("lastTimestamp") or event.get("eventTime") or "").removesuffix("Z")
 

@@ -9,7 +9,7 @@ import json
 import time
 from typing import Any
 
-from medflow.platform.kubernetes.cluster import Cluster, Observed
+from medflow.platform.kubernetes.cluster import Cluster, Observed, last_seen
 from medflow.tracking import Files
 
 #: A running pod's log is read so often, because a pod that is deleted takes its log with it.
@@ -42,7 +42,7 @@ class Gathered:
         """Write all of it, the events under the name that is given."""
         for name in self.pods:
             self.write_pod(files, name)
-        items = sorted(self.events.values(), key=lambda item: str(item.get("lastTimestamp")))
+        items = sorted(self.events.values(), key=last_seen)
         files.write(events, json.dumps(items, indent=1).encode())
 
     def write_pod(self, files: Files, name: str) -> None:

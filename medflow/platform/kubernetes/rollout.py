@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from medflow.platform.kubernetes import reasons
-from medflow.platform.kubernetes.cluster import Cluster, Observed
+from medflow.platform.kubernetes.cluster import Cluster, Observed, last_seen
 from medflow.platform.kubernetes.serving_objects import Document, labels_of, object_name
 
 if TYPE_CHECKING:
@@ -135,8 +135,7 @@ def _is_ready(pod: Document) -> bool:
 
 def _events(objects: Objects) -> list[Document]:
     """Oldest first."""
-    found = objects.listed("v1", "Event", {})
-    return sorted(found, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
+    return sorted(objects.listed("v1", "Event", {}), key=last_seen)
 
 
 def _mark(event: dict[str, Any]) -> tuple[str, int]:
