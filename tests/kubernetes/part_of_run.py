@@ -1,17 +1,19 @@
 """The first steps of a training pipeline, of its data or up to its models: `python … PART PLACE DATASET SETTINGS`.
 
 A training never comes from the cache. Prints what came of it as one JSON line. PLACE may be `local`.
+Each process is a pipeline of its own, so that several of a dataset go on side by side.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import Any
 
 from medflow.commands.place import go
 
-NAME = "part_of_run"
+NAME = f"part_of_run_{os.getpid()}"
 DATA, TRAINING = "data", "training"
 
 

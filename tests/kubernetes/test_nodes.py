@@ -6,7 +6,7 @@ import json
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,15 +54,11 @@ class Trainer:
         with self.medflow.start_training(place, DATASET, (*SMALL, *settings)) as process:
             yield process
 
-    def __call__(self, *settings: str, **place: Any) -> Trained:
-        started = time.monotonic()
-        told = trained(self.end_of(*settings, **place))
-        print(f"{place}: {time.monotonic() - started:.0f} s, {told.devices} processes, losses {told.curve}")
-        return told
-
-    def end_of(self, *settings: str, **place: Any) -> subprocess.CompletedProcess:
-        with self.start(*settings, **place) as process:
-            return finished(process)
+    def ends(self, *asked: tuple[tuple[str, ...], dict[str, Any]]) -> list[subprocess.CompletedProcess]:
+        """Several trainings side by side: each by its settings and its place."""
+        with ExitStack() as all_of_them:
+            going = [all_of_them.enter_context(self.start(*settings, **place)) for settings, place in asked]
+            return [finished(process) for process in going]
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +73,9 @@ def trainer(
 
 @pytest.fixture(scope="module")
 def together(trainer: Trainer) -> Trained:
-    """Two processes, each on a node of its own."""
-    return trainer("train.devices=2", nodes=2)
+    """Two processes, each on a node of its own; what comes after has its images from the cache."""
+    (done,) = trainer.ends((("train.devices=2",), {"nodes": 2}))
+    return trained(done)
 
 
 def test_the_check_finds_kubeflow_trainer(trainer: Trainer) -> None:
@@ -92,8 +89,8 @@ def test_the_check_finds_kubeflow_trainer(trainer: Trainer) -> None:
 
 
 def test_two_nodes_follow_two_processes_of_one_pod_and_one_process(together: Trained, trainer: Trainer) -> None:
-    one_pod = trainer("train.devices=2", nodes=1)
-    alone = trainer("train.devices=1", nodes=1)
+    ends = trainer.ends((("train.devices=2",), {"nodes": 1}), (("train.devices=1",), {"nodes": 1}))
+    one_pod, alone = (trained(done) for done in ends)
     assert (together.devices, one_pod.devices, alone.devices) == (2, 2, 1)
     assert len(together.curve) == 2 * EPOCHS  # the recipe has two stages
     for other in (one_pod, alone):
@@ -206,17 +203,29 @@ def test_a_node_that_falls_ends_the_training_with_its_reason(trainer: Trainer) -
     assert nothing_left(trainer, run_id)
 
 
-def test_what_a_node_raises_is_what_the_step_says(trainer: Trainer) -> None:
-    done = trainer.end_of("train.devices=2", "train.lr=1e38", "train.clip=0", nodes=2)
+@pytest.fixture(scope="module")
+def failed(together: Trained, trainer: Trainer) -> tuple[subprocess.CompletedProcess, subprocess.CompletedProcess]:
+    """A training whose nodes raise an error, and one whose nodes find no machine; the latter waits beside the other."""
+    raising = ("train.devices=2", "train.lr=1e38", "train.clip=0")
+    raised, waited = trainer.ends(
+        (raising, {"nodes": 2}), (("train.devices=2",), {"nodes": 2, "cpu": 500, "timeout": 60})
+    )
+    return raised, waited
+
+
+def test_what_a_node_raises_is_what_the_step_says(failed: tuple[subprocess.CompletedProcess, ...]) -> None:
+    done, _ = failed
     assert done.returncode != 0
     assert "the loss is nan in stage" in done.stderr and "lower train.lr" in done.stderr
     assert "(attempt 2)" not in done.stderr
 
 
-def test_nodes_that_no_machine_holds_are_told_and_end_at_the_deadline(trainer: Trainer) -> None:
-    done = trainer.end_of("train.devices=2", nodes=2, cpu=500, timeout=45)
+def test_nodes_that_no_machine_holds_are_told_and_end_at_the_deadline(
+    failed: tuple[subprocess.CompletedProcess, ...],
+) -> None:
+    _, done = failed
     assert done.returncode != 0
-    assert "not done within the timeout of 45 s" in done.stderr
+    assert "not done within the timeout of 60 s" in done.stderr
     assert "exceeded quota" in done.stderr or "unschedulable" in done.stderr
 
 
