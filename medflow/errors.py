@@ -15,6 +15,7 @@
     ├── ModelError               a model that cannot be built, loaded or matched to its data
     │   └── WeightsUnavailable   pretrained weights are neither on disk nor reachable
     ├── TrainingError            training diverged or could not go on
+    │   └── ProcessLost          one of its processes died: another try goes on from the newest checkpoint
     ├── ArtifactError            a stored artifact is missing, truncated or of another format
     ├── ServingError             the service could not be started or answered wrongly
     └── PlatformError            ZenML, MLflow or the machine under them
@@ -97,6 +98,11 @@ class WeightsUnavailable(ModelError):
 
 class TrainingError(MedflowError):
     exit_code = 6
+
+
+class ProcessLost(TrainingError):
+    #: Its own, since a pod that ends with it is tried again.
+    exit_code = 10
 
 
 class ArtifactError(MedflowError):

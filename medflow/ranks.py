@@ -27,7 +27,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from medflow.errors import MedflowError, TrainingError
+from medflow.errors import MedflowError, ProcessLost
 
 #: Lines of a dead rank's output that its error repeats.
 LAST_LINES: Final = 12
@@ -64,7 +64,7 @@ def run(work: Work, arguments: tuple[Any, ...], ranks: int, services: Mapping[st
     """What ``work(*arguments, **services)`` returns in the first of ``ranks`` processes; it runs once in each.
 
     In a rank, each of ``services`` is an ``Asked``. Raises what a rank raised of medflow's errors, OutOfMemory, and
-    TrainingError with its last lines where a rank died.
+    ProcessLost with its last lines where a rank died.
     """
     port = _free_port()
     group = [_Rank(rank, ranks, port, work, arguments, tuple(services)) for rank in range(ranks)]
@@ -106,14 +106,14 @@ class _Rank:
                 sys.stderr.write(f"{text}\n")
         return bool(data)
 
-    def died(self) -> TrainingError:
+    def died(self) -> ProcessLost:
         """The error of a rank that ended before its work did."""
         code = self.process.exitcode or 0
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
         while wait([self.output], 0) and self.read():
             pass
         last = f"; its last lines:\n{chr(10).join(self.lines)}" if self.lines else ", and had printed nothing"
-        return TrainingError(
+        return ProcessLost(
             f"process {self.rank + 1} of {self.ranks} {how}{last}",
             hint="run the same command again: training goes on from its newest checkpoint",
         )

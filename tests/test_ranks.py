@@ -18,7 +18,7 @@ from test_train import MODEL, digest, run
 
 from medflow import models, ranks
 from medflow.config.sections import Augment, Mixing, Stage, TrainConfig
-from medflow.errors import ConfigError, TrainingError
+from medflow.errors import ConfigError, ProcessLost
 from medflow.tracking import LocalFiles
 
 
@@ -53,7 +53,7 @@ def test_memory_that_runs_out_in_one_rank_is_told():
 
 @pytest.mark.parametrize(("how", "words"), [("killed", "was killed by SIGKILL"), ("raises", "ended with status 1")])
 def test_a_dead_rank_ends_all_and_its_last_lines_are_told(how, words):
-    with pytest.raises(TrainingError, match=rf"(?s)process 2 of 2 {words}.*the last words") as error:
+    with pytest.raises(ProcessLost, match=rf"(?s)process 2 of 2 {words}.*the last words") as error:
         together(rank_work.die, how)
     assert ("a rank fell over" in error.value.message) == (how == "raises")
     assert "newest checkpoint" in error.value.hint
@@ -136,7 +136,7 @@ def test_a_rank_killed_in_training_ends_the_run_and_a_resumed_one_ends_alike(tmp
     folder = tmp_path / "killed"
     killer = threading.Thread(target=_kill_a_rank_at, args=(folder / "checkpoints", "001-00000"), daemon=True)
     killer.start()
-    with pytest.raises(TrainingError, match=r"process 2 of 2 was killed by SIGKILL"):
+    with pytest.raises(ProcessLost, match=r"process 2 of 2 was killed by SIGKILL"):
         run(folder, config)
     killer.join()
     assert LocalFiles(folder / "checkpoints").names()
