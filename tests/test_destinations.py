@@ -7,9 +7,13 @@ from pathlib import Path
 
 import pytest
 
+import steps
 from medflow.config.destinations import VARIABLE, read_place, read_stack
 from medflow.config.places import stacks, targets
+from medflow.config.reading import load
+from medflow.config.sections.place import STEPS
 from medflow.errors import ConfigError
+from medflow.platform.runs import uses
 
 STACK = """
 server: http://zenml.example
@@ -72,12 +76,44 @@ def test_what_a_place_cannot_mean_is_refused_by_name(tmp_path, text, message, hi
     assert hint in refused.value.hint
 
 
+def test_the_steps_that_a_place_knows_are_those_there_are():
+    assert set(STEPS) == {path.stem for path in Path(steps.__file__).parent.glob("*.py")} - {"__init__"}
+
+
+def test_every_use_of_a_step_may_have_a_place_of_its_own(tmp_path):
+    models = "models=[{kind: timm, name: resnet18}, {kind: monai_unet, size: 32}]"
+    config = load("phantom", [models, "ingest.shards=2", "prune.enabled=true", "quantize.enabled=true"])
+    found = uses(config)
+    assert {"train_resnet18", "export_pruned_onnx", "ingest_shard_1"} <= found.keys()
+    text = "".join(f"  {use}: {{gpu: 1}}\n" for use in dict.fromkeys([*found, *found.values()]))
+    place = read_place(written(tmp_path, f"stack: a\nsteps:\n  default: {{}}\n{text}"))
+    assert all(asked.gpu for asked in place.of_steps(found).values())
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("trian", "train"),
+        ("defualt", "default"),
+        ("ingest_shrad", "ingest_shard"),
+        ("evaluate_incumbnet", "evaluate_incumbent"),
+        ("quantise", "quantize"),
+    ],
+)
+def test_a_place_for_no_step_is_refused_with_its_line_and_the_step_that_is_meant(tmp_path, name, meant):
+    path = written(tmp_path, f"stack: a\nsteps:\n  default: {{}}\n  {name}: {{gpu: 1}}\n")
+    with pytest.raises(ConfigError, match=rf"mine\.yaml line 4: steps\.{name}: expected a setting's name") as refused:
+        read_place(path)
+    assert refused.value.hint.startswith(f"did you mean steps.{meant}? known there are default, choose, ")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
         ("medflow-step:abc", "medflow-step", "image"),
         ("s3://bucket", "/tmp/store", "store.uri"),
         ("context: test", "contxt: test", "contxt"),
+        ("s3://bucket}", "s3://bucket, endpoint: minio.example:9000}", "store.endpoint"),
     ],
 )
 def test_what_a_stack_cannot_mean_is_refused_by_name(tmp_path, old, new, message):

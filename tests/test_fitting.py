@@ -34,6 +34,7 @@ GPU_NODE = node(taints=(GPU_TAINT,), labels={"disk": "ssd"}, **{"nvidia.com/gpu"
         (StepPlace(gpu=1), [node()], Check.GPU, "at most 0 allocatable"),
         (StepPlace(gpu=2), [GPU_NODE], Check.GPU, "at most 1 allocatable"),
         (StepPlace(gpu=1), [GPU_NODE], Check.TAINTS, "nvidia.com/gpu=present:NoSchedule"),
+        (StepPlace(gpu=1), [node(), GPU_NODE], Check.TAINTS, "nvidia.com/gpu=present:NoSchedule"),
         (
             StepPlace(gpu=1, tolerations=(Toleration(key="nvidia.com/gpu", value="absent"),)),
             [GPU_NODE],
@@ -75,6 +76,9 @@ def test_a_taint_that_is_only_a_preference_is_none():
         ({"requests.memory": "8Gi"}, {"requests.memory": "5Gi"}, False),
         ({"pods": "10"}, {"pods": "9"}, True),
         ({"requests.cpu": "1"}, {}, True),
+        ({"cpu": "1"}, {}, True),
+        ({"memory": "8Gi"}, {"memory": "6Gi"}, True),
+        ({"cpu": "2", "memory": "8Gi"}, {"memory": "5Gi"}, False),
         ({"limits.memory": "3Gi"}, {}, False),
         ({"persistentvolumeclaims": "0"}, {}, False),
     ],

@@ -54,12 +54,21 @@ def test_credentials_that_are_not_those_of_the_server_are_told(client) -> None:
 def test_a_store_at_another_uri_is_another_component_and_the_former_stays(client) -> None:
     outcomes(client, config())
     before = client.get_stack(NAME).components["artifact_store"][0]
-    assert registration.differing(client, NAME, config("s3://bucket/two"), ENVIRONMENT) == ["artifact_store"]
+    assert registration.differing(client, NAME, config("s3://bucket/two"), ENVIRONMENT) == ["artifact_store", "stack"]
     again = outcomes(client, config("s3://bucket/two"))
     assert (again["artifact_store"], again["stack"], again["orchestrator"]) == ("created", "updated", "unchanged")
     after = client.get_stack(NAME).components["artifact_store"][0]
     assert (before.id, before.configuration["path"]) != (after.id, after.configuration["path"])
     assert client.get_stack_component("artifact_store", before.id).configuration["path"] == "s3://bucket/one"
+
+
+def test_a_stack_with_another_store_than_the_yaml_says_is_told_though_that_store_is_there(client) -> None:
+    outcomes(client, config())
+    outcomes(client, config("s3://bucket/two"))
+    assert registration.differing(client, NAME, config("s3://bucket/two"), ENVIRONMENT) == []
+    assert registration.differing(client, NAME, config(), ENVIRONMENT) == ["stack"]
+    assert outcomes(client, config())["stack"] == "updated"
+    assert registration.differing(client, NAME, config(), ENVIRONMENT) == []
 
 
 def test_delete_removes_every_store_that_the_stack_had(client) -> None:

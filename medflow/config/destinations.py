@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +17,7 @@ from medflow.config._yaml import Document, read_document
 from medflow.config.places import find_in, shipped, shown, stacks
 from medflow.config.refusals import impossible, unknown_key
 from medflow.config.sections.base import Section
-from medflow.config.sections.place import DEFAULT, PlaceConfig
+from medflow.config.sections.place import DEFAULT, STEPS, PlaceConfig
 from medflow.config.sections.stack import StackConfig
 from medflow.errors import ConfigError
 
@@ -27,7 +28,24 @@ VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 def read_place(name: str, named_by: str = "--on") -> PlaceConfig:
     """A place by its name in configs/on, or by the path of a YAML. Raises ConfigError, which says who named it."""
     document = read_document(find_in(shipped() / "on", name, named_by))
-    return checked(document, PlaceConfig, _with_defaults(document.values))
+    place = checked(document, PlaceConfig, _with_defaults(document.values))
+    _refuse_unknown_steps(document, place)
+    return place
+
+
+def _refuse_unknown_steps(document: Document, place: PlaceConfig) -> None:
+    """An entry for no step would be passed over, and the step that is meant would run with `default`."""
+    known = (DEFAULT, *STEPS)
+    names = tuple(f"steps.{step}" for step in known)
+    every = f"known there are {', '.join(known)}, and uses such as train_resnet18"
+    for step in place.unknown_steps():
+        key = f"steps.{step}"
+        unknown_key(_where(document, key), key, document.values["steps"][step], names, every=every)
+
+
+def _where(document: Document, key: str) -> str:
+    line = document.lines.get(key)
+    return f"{shown(document.path)} line {line}" if line else shown(document.path)
 
 
 def read_stack(name: str, environment: Mapping[str, str] = os.environ) -> StackConfig:
@@ -70,10 +88,7 @@ def checked(document: Document, kind: type[Kind], values: Mapping[str, Any]) -> 
     root = keys.Section(kind)
     tree = keys.complete(dict(values), root)
 
-    def where(key: str) -> str:
-        line = document.lines.get(key)
-        return f"{shown(document.path)} line {line}" if line else shown(document.path)
-
+    where = partial(_where, document)
     names = _names(tree, root)
     for key, node, value in keys.walk(tree, root):
         if node is None:

@@ -5,6 +5,7 @@ The meaning of each setting is Kubernetes' own; on this machine they are not use
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
@@ -21,6 +22,14 @@ DEFAULT = "default"
 READING = ("resolve", "ingest", "ingest_shard")
 #: Steps that train, and so may have nodes; `train_<model>` too.
 LEARNING = ("train", "prune")
+#: Every step of a pipeline.
+STEPS = (
+    "choose", "evaluate", "evaluate_incumbent", "export_onnx", "incumbent", "ingest", "ingest_shard", "merge_shards",
+    "normalize", "package", "promote", "prune", "quantize", "record", "resolve", "select", "split", "train", "tune",
+    "validate",
+)  # fmt: skip
+#: What the uses of a step are called, where there are several; a training and its evaluation by the model.
+USES = re.compile(r"train_.+|evaluate_(test|val_.+)|ingest_shard_[0-9]+|export_(pruned_)?onnx|quantize_(pruned_)?int8")
 #: Cores of a step that waits for its nodes.
 WAITING_CPU = 0.25
 
@@ -142,6 +151,10 @@ class PlaceConfig(Section):
             if step.nodes > 1 and name not in LEARNING and not name.startswith(f"{LEARNING[0]}_"):
                 raise ValueError(f"steps.{name}.nodes: only {' and '.join(LEARNING)} can share work among nodes")
         return self
+
+    def unknown_steps(self) -> list[str]:
+        """Entries that are for no step, nor for a use of one."""
+        return [name for name in self.steps if name not in (DEFAULT, *STEPS) and not USES.fullmatch(name)]
 
     def on_volume(self, path: str) -> bool:
         """Whether a path is one of a volume that every step which reads sources has."""

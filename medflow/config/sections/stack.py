@@ -32,7 +32,7 @@ class ClusterConfig(Section):
 class StoreConfig(Section):
     uri: str = Field(pattern=r"^s3://[^/]+(/.*)?$")
     """Bucket, and a folder in it where wanted."""
-    endpoint: str | None = None
+    endpoint: str | None = Field(None, pattern=r"^https?://")
     """Address of an S3-compatible server; None: Amazon's. It must be valid here and in the pods."""
     region: str = "us-east-1"
     key_variable: str = "AWS_ACCESS_KEY_ID"

@@ -28,9 +28,11 @@ def node_findings(step: str, asked: StepPlace, nodes: Sequence[dict[str, Any]]) 
         text = f"{step}: asks for {asked.gpu} GPUs, a node has at most {most} allocatable"
         yield Finding.amiss(Check.GPU, text, f"install NVIDIA's device plugin on a GPU node, or lower `gpu` {PLACE}")
         return
-    open_ = [node for node in labelled if not _untolerated(node, asked)]
+    # A node without the GPUs does not stand in for one that has them, and a taint.
+    large = [node for node in labelled if _allocatable(node, GPU) >= asked.gpu]
+    open_ = [node for node in large if not _untolerated(node, asked)]
     if not open_:
-        taints = sorted({taint for node in labelled for taint in _untolerated(node, asked)})
+        taints = sorted({taint for node in large for taint in _untolerated(node, asked)})
         text = f"{step}: tolerates none of the nodes' taints: {', '.join(taints)}"
         yield Finding.amiss(Check.TAINTS, text, f"add the taint to `tolerations` of {step} {PLACE}")
         return
@@ -86,7 +88,8 @@ def _needed(step: str, asked: StepPlace, orchestrator: StepPlace) -> dict[str, f
             for name, value in values.items():
                 key = f"{kind}.{name}"
                 needed[key] = needed.get(key, 0.0) + (quantity(value) or 0.0)
-    return needed
+    # A quota may write requests of these two without their kind.
+    return needed | {name: needed[f"requests.{name}"] for name in ("cpu", "memory")}
 
 
 def shm_findings(step: str, asked: StepPlace) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ limits of a step (`probe`); what nodes, quotas and rights allow is asked of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from medflow.config.sections.place import PlaceConfig, StepPlace
@@ -49,13 +49,24 @@ def check(name: str, stack: StackConfig, place: PlaceConfig, environment: Mappin
     if problem:
         return [*found, problem]
     found += [Finding.well(Check.CONTEXT, f"{stack.cluster.context}, namespace {here.namespace}")]
-    accounts = list(_accounts(here, stack, place))
-    rights = list(_rights(here))
-    found += [*accounts, *rights, *_nodes(here, place), *_quota(here, place), *_shm(place)]
-    found += [*class_findings(here, place), *trainer_findings(here, place)]
-    if all(item.ok for item in (*accounts, *rights)):
-        found += probing.probe(here, stack, place)
+    allowed = list(_with_refusals(Check.ACCOUNTS, _accounts(here, stack, place)))
+    allowed += _with_refusals(Check.RIGHTS, _rights(here))
+    found += [*allowed, *_with_refusals(Check.NODES, _nodes(here, place))]
+    found += [*_with_refusals(Check.QUOTA, quota_findings(here, place)), *_shm(place)]
+    found += _with_refusals(Check.PRIORITY, class_findings(here, place))
+    found += _with_refusals(Check.TRAINER, trainer_findings(here, place))
+    if all(item.ok for item in allowed):
+        found += _with_refusals(Check.POD, probing.probe(here, stack, place))
     return found
+
+
+def _with_refusals(check: Check, findings: Iterable[Finding]) -> Iterator[Finding]:
+    """Findings; what the API server refuses while they are made, or leaves unanswered, is the last one."""
+    try:
+        with cluster.refusals_told():
+            yield from findings
+    except PlatformError as error:
+        yield Finding.amiss(check, error.message, error.hint)
 
 
 def _server(name: str, stack: StackConfig, environment: Mapping[str, str]) -> Iterator[Finding]:
@@ -96,7 +107,7 @@ def _store(stack: StackConfig, environment: Mapping[str, str]) -> Iterator[Findi
         client.delete_object(Bucket=bucket, Key=key)
     except MedflowError as error:
         yield Finding.amiss(Check.STORE, error.message, error.hint)
-    except (BotoCoreError, ClientError) as error:
+    except (BotoCoreError, ClientError, ValueError) as error:  # the last of an address that is none
         text = f"{stack.store.uri} at {stack.store.endpoint or 'Amazon'}: {error}"
         yield Finding.amiss(Check.STORE, text, "check endpoint, bucket, key and secret; make the bucket first")
     else:
@@ -177,8 +188,12 @@ def _nodes(here: Cluster, place: PlaceConfig) -> Iterator[Finding]:
         yield from fitting.node_findings(step, fitting.under_runtime(asked, runtimes), nodes)
 
 
-def _quota(here: Cluster, place: PlaceConfig) -> Iterator[Finding]:
-    quotas = _plain(here, lambda: here.core.list_namespaced_resource_quota(here.namespace)) or []
+def quota_findings(here: Cluster, place: PlaceConfig) -> Iterator[Finding]:
+    """The quotas of the namespace leave room for every step."""
+    quotas = _plain(here, lambda: here.core.list_namespaced_resource_quota(here.namespace))
+    if quotas is None:
+        yield Finding.amiss(Check.QUOTA, "quotas may not be listed", "bind the role medflow-client")
+        return
     for step, asked in _asked(place):
         yield from fitting.quota_findings(step, asked, place.orchestrator, quotas)
 

@@ -13,9 +13,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from medflow.config.sections.place import DEFAULT, PlaceConfig, StepPlace, Volume
-from medflow.config.sections.stack import StackConfig
+from medflow.config.sections.stack import StackConfig, StoreConfig
+from medflow.errors import PlatformError
+from medflow.platform.kubernetes import cluster, reasons, settings
 from medflow.platform.kubernetes import probe as program
-from medflow.platform.kubernetes import reasons, settings
 from medflow.platform.kubernetes.cluster import Cluster, Observed
 from medflow.platform.kubernetes.findings import Check, Finding
 from medflow.platform.kubernetes.readback import quantity
@@ -90,7 +91,7 @@ def manifest(stack: StackConfig, place: PlaceConfig, names: list[str], claims: l
 
 def _run(here: Cluster, body: dict[str, Any]) -> tuple[Observed, str]:
     name = body["metadata"]["name"]
-    here.batch.create_namespaced_job(here.namespace, body)
+    _create(here, body)
     try:
         seen = _await(here, name)
         return seen, (here.log(seen.pods[-1]["metadata"]["name"]) or "") if seen.pods else ""
@@ -98,15 +99,30 @@ def _run(here: Cluster, body: dict[str, Any]) -> tuple[Observed, str]:
         here.delete_job(name)
 
 
+def _create(here: Cluster, body: dict[str, Any]) -> None:
+    from kubernetes.client import ApiException
+
+    try:
+        here.batch.create_namespaced_job(here.namespace, body)
+    except ApiException as error:
+        # Whether jobs may be made at all was asked before.
+        hint = f"look at the quotas of the namespace {here.namespace}, and at the cluster's policies and webhooks"
+        raise PlatformError(f"the job of the check: {cluster.refused(error).message}", hint=hint) from error
+
+
 def _await(here: Cluster, name: str) -> Observed:
     until = time.monotonic() + START_SECONDS
     waiting_since = time.monotonic()
     while True:
         seen = here.job(name)
-        if seen is not None:
-            stuck = reasons.pending(seen) is not None and time.monotonic() - waiting_since > PENDING_SECONDS
-            if reasons.over(seen) or reasons.fatal(seen) or stuck or time.monotonic() > until:
-                return seen
+        if seen is None:
+            raise PlatformError(
+                f"the job of the check was removed: expected {name} in the namespace {here.namespace}",
+                hint="check again; where it is removed again, look at who or what deletes jobs there",
+            )
+        stuck = reasons.pending(seen) is not None and time.monotonic() - waiting_since > PENDING_SECONDS
+        if reasons.over(seen) or reasons.fatal(seen) or stuck or time.monotonic() > until:
+            return seen
         time.sleep(POLL_SECONDS)
 
 
@@ -127,8 +143,14 @@ def _absent_claim(seen: Observed) -> str | None:
 
 def _addresses(stack: StackConfig) -> dict[str, str]:
     """What a pod must reach, by the name under which it is told."""
-    found = {"server": stack.server, "mlflow": stack.mlflow.uri}
-    return {**found, "store": stack.store.endpoint} if stack.store.endpoint else found
+    return {"server": stack.server, "mlflow": stack.mlflow.uri, "store": stack.store.endpoint or _amazon(stack.store)}
+
+
+def _amazon(store: StoreConfig) -> str:
+    """The bucket at Amazon's: the server's own page sends who asks for it on to another host."""
+    bucket, _, _ = store.uri.removeprefix("s3://").partition("/")
+    china = ".cn" if store.region.startswith("cn-") else ""
+    return f"https://s3.{store.region}.amazonaws.com{china}/{bucket}"
 
 
 def _told(seen: Observed, log: str, shm: str | None, stack: StackConfig) -> Iterator[Finding]:

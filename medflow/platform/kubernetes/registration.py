@@ -54,7 +54,9 @@ def differing(client: Client, name: str, stack: StackConfig, environment: Mappin
     secret = _secret(client, name)
     if secret is None or _are_others(secret.secret_values, stack, environment):
         names.append("secret")
-    if _found(lambda: client.get_stack(name, allow_name_prefix_match=False)) is None:
+    there = _stack(client, name)
+    # All parts may be there and the stack still have others: those of a store that it had in between.
+    if there is None or _names_of(there) != part_names(name, stack):
         names.append("stack")
     return names
 
@@ -62,7 +64,7 @@ def differing(client: Client, name: str, stack: StackConfig, environment: Mappin
 def delete(client: Client, name: str) -> list[Applied]:
     """Remove the stack, its components and its secret; what is not there is passed over. Runs and artifacts stay."""
     done = []
-    if _found(lambda: client.get_stack(name, allow_name_prefix_match=False)) is not None:
+    if _stack(client, name) is not None:
         client.delete_stack(name)
         done.append(Applied(part="stack", name=name, outcome="deleted"))
     for kind in KINDS:
@@ -206,15 +208,24 @@ def _apply_component(client: Client, kind: Kind, name: str, flavor: str, setting
 
 
 def _apply_stack(client: Client, name: str, parts: Mapping[Kind, str]) -> Applied:
-    found = _found(lambda: client.get_stack(name, allow_name_prefix_match=False))
+    found = _stack(client, name)
     outcome: Outcome = "unchanged"
     if found is None:
         client.create_stack(name, components=dict(parts))
         outcome = "created"
-    elif {kind: items[0].name for kind, items in found.components.items()} != parts:
+    elif _names_of(found) != parts:
         client.update_stack(name, component_updates={kind: [part] for kind, part in parts.items()})
         outcome = "updated"
     return Applied(part="stack", name=name, outcome=outcome)
+
+
+def _stack(client: Client, name: str) -> Any:
+    return _found(lambda: client.get_stack(name, allow_name_prefix_match=False))
+
+
+def _names_of(stack: Any) -> dict[Kind, str]:
+    """The component's name by kind, of a stack at the server."""
+    return {kind: items[0].name for kind, items in stack.components.items()}
 
 
 def _found(ask: Any) -> Any:
