@@ -217,6 +217,32 @@ def test_what_the_cluster_tells_is_one_line() -> None:
     assert why is not None and "OOMKilled" in why and "64Mi" in why and "raise its `memory`" in why
 
 
+def a_pod(name: str, *, ready: bool, **status: object) -> Document:
+    conditions = [{"type": "Ready", "status": "True" if ready else "False"}]
+    facts = {"name": name, "creationTimestamp": "2026-11-30T00:00:00Z"}
+    return {"metadata": facts, "spec": {"containers": [{"image": "x"}]}, "status": {"conditions": conditions, **status}}
+
+
+def why_not(*found: Document, events: tuple[Document, ...] = ()) -> str | None:
+    seen = rollout.Rollout(a_deployment(), Observed({"metadata": {"name": "set"}}, found, events))
+    return rollout.hopeless(seen, None)  # type: ignore[arg-type]
+
+
+def test_what_once_ended_a_pod_that_answers_again_ends_no_rollout() -> None:
+    ended = {"terminated": {"reason": "OOMKilled", "exitCode": 137}}
+    past = {"containerStatuses": [{"restartCount": 1, "ready": True, "lastState": ended}]}
+    coming = a_pod("b", ready=False, containerStatuses=[{"restartCount": 0, "ready": False}])
+    assert why_not(a_pod("a", ready=True, **past), coming) is None
+    assert "OOMKilled" in str(why_not(a_pod("a", ready=False, **past), coming))
+
+
+def test_a_pod_that_is_ready_was_made_whatever_was_said_before() -> None:
+    said = {"reason": "FailedCreate", "message": "violates PodSecurity", "involvedObject": {"name": "set"},
+            "metadata": {"uid": "e"}, "firstTimestamp": "2026-11-29T23:59:00Z"}  # fmt: skip
+    assert "refused by Pod Security" in str(why_not(events=(said,)))
+    assert why_not(a_pod("a", ready=True), events=(said,)) is None
+
+
 # -- the command line ----------------------------------------------------------------------------
 
 

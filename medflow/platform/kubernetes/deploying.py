@@ -7,13 +7,16 @@ cluster says, and a process that was killed leaves nothing behind that another n
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from medflow.errors import ConfigError, PlatformError, ServingError
 from medflow.platform.kubernetes import rollout
 from medflow.platform.kubernetes.cluster import Cluster
 from medflow.platform.kubernetes.objects import Objects, objects_of
+from medflow.platform.kubernetes.patience import passes
 from medflow.platform.kubernetes.serving_objects import (
     BEFORE,
     COMPONENT,
@@ -31,10 +34,15 @@ from medflow.platform.kubernetes.serving_objects import (
 from medflow.progress import say as say_line
 from medflow.records import Record
 
+ARRIVED = "medflow.dev/arrived"
+"""On a Deployment whose release has served once, though its pods may be starting again since."""
 POLL_SECONDS = 2.0
+#: How often that is written down, where the Deployment changes meanwhile or the API does not answer.
+MARK_TRIES = 3
 #: How long pods may take to go, over what they are given.
 GONE_SECONDS = 60.0
 Say = Callable[[str], None]
+Result = TypeVar("Result")
 
 
 class Deployed(Record):
@@ -75,18 +83,23 @@ def deploy(to: Target, release: Release, say: Say = say_line) -> Deployed:
     model, objects = release.served.model, to.objects
     live = _live(objects, model)
     current, kept = _serving(live), release_in(_annotations(live), BEFORE)
-    before = kept if current == release else current
+    before = _another(release, current, kept)
     known = rollout.told(to.objects)
-    _apply(objects, release, before, replicas=_replicas(live, release))
-    why = _follow(to, release, known, say)
+    documents = _documents(objects, release, before, replicas=_replicas(live, release), arrived=release == current)
+    reached = 1 + [document["kind"] for document in documents].index("Deployment")
+    _apply(objects, documents[:reached])
+    with _telling(f"{release.served.ref} is still coming", _ways_on(release, current)):
+        _apply(objects, documents[reached:])
+        until = time.monotonic() + release.settings.timeout
+        why = _follow(to, release, known, until, say)
     if why is None:
-        return describe(_live(objects, model) or {}, to.cluster.namespace)
-    _put_back(objects, model, current, kept, live)
+        _mark(objects, release, before)
+        return describe(_asked(lambda: _live(objects, model) or {}, until, say), to.cluster.namespace)
+    failed = f"{release.served.ref} did not come into service: {why}"
+    with _telling(f"{failed}; it was not taken back", _way_back(model, current)):
+        _put_back(objects, model, current, kept, live)
     after = f"{current.served.ref} goes on serving" if current else "nothing served before, so it was taken away again"
-    raise ServingError(
-        f"{release.served.ref} did not come into service: {why}; {after}",
-        hint="mend what is said above, then deploy again",
-    )
+    raise ServingError(f"{failed}; {after}", hint="mend what is said above, then deploy again")
 
 
 def previous(to: Target, model: str) -> Release:
@@ -141,17 +154,16 @@ def describe(live: Document, namespace: str) -> Deployed:
         url=f"http://{object_name(served.model)}.{namespace}.svc" + (f":{port}" if port != 80 else ""),
         ready=status.get("readyReplicas", 0),
         replicas=live["spec"]["replicas"],
-        state="in service" if rollout.arrived(live) else "coming",
+        state="in service" if _has_arrived(live) else "coming",
         before=before.served.ref if before else None,
     )
 
 
-def _follow(to: Target, release: Release, known: rollout.Told, say: Say) -> str | None:
-    """Wait for new pods; None when they serve, or why they will not. Raises ServingError."""
-    model, until = release.served.model, time.monotonic() + release.settings.timeout
-    said = ""
+def _follow(to: Target, release: Release, known: rollout.Told, until: float, say: Say) -> str | None:
+    """Wait for new pods; None when they serve, or why they will not. Raises ServingError, and PlatformError."""
+    model, said = release.served.model, ""
     while True:
-        seen = rollout.look(to.objects, model, known)
+        seen = _asked(lambda: rollout.look(to.objects, model, known), until, say)
         if seen is None or release_in(_annotations(seen.deployment), RELEASE) != release:
             raise ServingError(f"{model} was deployed or taken away by another meanwhile", hint="medflow deployments")
         if rollout.settled(seen.deployment):
@@ -167,17 +179,101 @@ def _follow(to: Target, release: Release, known: rollout.Told, say: Say) -> str 
         time.sleep(POLL_SECONDS)
 
 
+def _asked(ask: Callable[[], Result], until: float, say: Say) -> Result:
+    """What ``ask`` returns, asked again until then while the API server does not answer or is in trouble.
+
+    Raises PlatformError after that, and at once where it refuses.
+    """
+    said = False
+    while True:
+        try:
+            return ask()
+        except PlatformError as error:
+            if time.monotonic() > until or error.__cause__ is None or not passes(error.__cause__):
+                raise
+            if not said:
+                say(f"{error.message}; asking again")
+                said = True
+        time.sleep(POLL_SECONDS)
+
+
+@contextmanager
+def _telling(state: str, ways: str) -> Iterator[None]:
+    """Where the cluster ends this, its error tells too in what state the model is left, and how to go on."""
+    try:
+        yield
+    except PlatformError as error:
+        raise PlatformError(f"{error.message}; {state}", hint=f"{error.hint}; {ways}") from error
+
+
+def _ways_on(release: Release, current: Release | None) -> str:
+    again = "the same deployment again goes on with it"
+    if release == current:
+        return again
+    if current is None:
+        return f"{again}, {_way_back(release.served.model, None)}"
+    return f"{again}, `medflow deploy {current.served.model} --previous` puts {current.served.ref} back"
+
+
+def _way_back(model: str, current: Release | None) -> str:
+    if current is None:
+        return f"`medflow undeploy {model}` takes it away"
+    return f"`medflow deploy {current.served.ref}` brings back what served before"
+
+
+def _mark(objects: Objects, release: Release, before: Release | None) -> None:
+    """Write down that a release has arrived, so that pods that start again later are not taken for its first ones.
+
+    It serves whether that is written or not, so nothing is raised.
+    """
+    for _ in range(MARK_TRIES):
+        try:
+            live = _live(objects, release.served.model)
+            annotations = _annotations(live)
+            if live is None or ARRIVED in annotations or release_in(annotations, RELEASE) != release:
+                return
+            _apply(objects, [_marked(objects, release, before, live)])
+        except PlatformError:
+            time.sleep(POLL_SECONDS)
+        else:
+            return
+
+
+def _marked(objects: Objects, release: Release, before: Release | None, live: Document) -> Document:
+    """The Deployment as it is, and marked; refused where another changes or removes it at this moment."""
+    documents = _documents(objects, release, before, replicas=live["spec"]["replicas"], arrived=True)
+    made = next(document for document in documents if document["kind"] == "Deployment")
+    made["metadata"] |= {key: live["metadata"][key] for key in ("uid", "resourceVersion")}
+    return made
+
+
 def _put_back(
     objects: Objects, model: str, current: Release | None, kept: Release | None, live: Document | None
 ) -> None:
     if current is None:
         _remove(objects, model)
     else:
-        _apply(objects, current, kept, replicas=_replicas(live, current))
+        before, replicas = _another(current, kept), _replicas(live, current)
+        _apply(objects, _documents(objects, current, before, replicas=replicas, arrived=True))
 
 
-def _apply(objects: Objects, release: Release, before: Release | None, *, replicas: int) -> None:
-    for document in rendered(release, objects.namespace, replicas=replicas, before=before):
+def _another(release: Release, *found: Release | None) -> Release | None:
+    """The first that is not the release itself: that one cannot be what served before it."""
+    return next((each for each in found if each is not None and each != release), None)
+
+
+def _documents(
+    objects: Objects, release: Release, before: Release | None, *, replicas: int, arrived: bool
+) -> list[Document]:
+    documents = rendered(release, objects.namespace, replicas=replicas, before=before)
+    for document in documents:
+        if arrived and document["kind"] == "Deployment":
+            document["metadata"]["annotations"][ARRIVED] = "true"
+    return documents
+
+
+def _apply(objects: Objects, documents: list[Document]) -> None:
+    for document in documents:
         objects.apply(document)
 
 
@@ -210,7 +306,12 @@ def _serving(live: Document | None) -> Release | None:
     """The release that answers: the last one, or the one before while the last has not arrived."""
     if live is None:
         return None
-    return release_in(_annotations(live), RELEASE if rollout.arrived(live) else BEFORE)
+    return release_in(_annotations(live), RELEASE if _has_arrived(live) else BEFORE)
+
+
+def _has_arrived(live: Document) -> bool:
+    """Whether its release has served once. A rollout that nobody followed to its end is not marked."""
+    return ARRIVED in _annotations(live) or rollout.arrived(live)
 
 
 def _release(live: Document) -> Release:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from medflow.platform.kubernetes import reasons
@@ -80,7 +80,7 @@ def hopeless(seen: Rollout, cluster: Cluster) -> str | None:
     """Why new pods will not come, however long one waits; None where they may."""
     if seen.newest is None:
         return None
-    return reasons.fatal(seen.newest) or _crashing(seen.newest, cluster) or _refusing(seen.newest, cluster)
+    return reasons.fatal(_of_now(seen.newest)) or _crashing(seen.newest, cluster) or _refusing(seen.newest, cluster)
 
 
 def late(seen: Rollout | None, cluster: Cluster) -> str:
@@ -92,6 +92,11 @@ def late(seen: Rollout | None, cluster: Cluster) -> str:
     pods = [pod for pod in seen.newest.pods if not _is_ready(pod)]
     line = _last_line(cluster, pods[-1]) if pods else None
     return "; ".join(filter(None, (words or "its pods did not become ready", _quoted(line))))
+
+
+def _of_now(newest: Observed) -> Observed:
+    """Without what once befell pods that are ready again. They stay: what was said before they were made is over."""
+    return replace(newest, pods=tuple({**pod, "status": {}} if _is_ready(pod) else pod for pod in newest.pods))
 
 
 def _crashing(newest: Observed, cluster: Cluster) -> str | None:
