@@ -21,7 +21,20 @@ from hypothesis import strategies as st
 from medflow.config.sections.schedules import ScheduleConfig
 from medflow.platform.scheduling import planning
 from medflow.platform.scheduling.local import Runner
-from medflow.platform.scheduling.records import Action, Fire, Frozen, Key, Ran, Registered, Standing, Timing, Wanted
+from medflow.platform.scheduling.past import KNOWN, Past
+from medflow.platform.scheduling.records import (
+    GOING_ON,
+    GONE,
+    Action,
+    Fire,
+    Frozen,
+    Key,
+    Ran,
+    Registered,
+    Standing,
+    Timing,
+    Wanted,
+)
 
 NOW = datetime(2026, 5, 4, 12, 0, 30, tzinfo=UTC)
 SCHEDULE = ScheduleConfig(name="nightly", dataset="phantom", cron="0 * * * *")
@@ -252,6 +265,38 @@ def test_of_runs_only_the_last_one_s_failure_is_told():
     assert told(fires=(failed, failed.model_copy(update={"run_id": "r2", "run_status": "stopped"}))) == []
 
 
+def test_a_run_whose_orchestrator_failed_under_it_is_told_until_somebody_closes_it():
+    at = NOW.replace(minute=0, second=0)
+    dead = Fire(
+        job="a", at=at - timedelta(hours=1), ended=at, run_id="r1", run_status="running", failed=True,
+        reason="OOMKilled (exit code 137)",
+    )  # fmt: skip
+    after = Fire(job="b", at=at, run_id="r2", run_status="running")
+    words = (
+        "the run of 2026-05-04 11:00 UTC broke off (r1), and is running for ZenML: its orchestrator failed: "
+        "OOMKilled (exit code 137)"
+    )
+    assert told(fires=(dead,)) == told(fires=(dead, after)) == [words]
+    assert told(fires=(dead.model_copy(update={"at": at - timedelta(days=8)}),)) == [], "a week ago"
+    for status in ("completed", "stopped", GONE):
+        assert told(fires=(dead.model_copy(update={"run_status": status}),)) == []
+    assert told(fires=(dead.model_copy(update={"failed": False, "ended": None}),)) == [], "it goes on"
+
+
+def test_that_the_newest_fire_gave_way_to_another_run_is_told():
+    at = NOW.replace(minute=0, second=0)
+    gave_way = Fire(
+        job="a", at=at, ended=NOW, run_id="r1", run_status="stopped",
+        reason=f"a run of phantom {GOING_ON}: phantom-by-hand",
+    )  # fmt: skip
+    words = "the fire of 2026-05-04 12:00 UTC was left out (r1): a run of phantom is going on already: phantom-by-hand"
+    assert told(fires=(gave_way,)) == [words]
+    older = gave_way.model_copy(update={"at": at - timedelta(hours=1)})
+    assert told(fires=(older, gave_way.model_copy(update={"run_status": "completed", "reason": None}))) == []
+    for reason in ("stopped by its user", "data, code and settings are those of phantom-1, the last completed run"):
+        assert told(fires=(gave_way.model_copy(update={"reason": reason}),)) == [], "as somebody wanted"
+
+
 # -- this machine ---------------------------------------------------------------------------------
 
 
@@ -336,6 +381,55 @@ def test_a_fire_that_is_too_late_is_told():
     late = DateTrigger(datetime.now(UTC) - timedelta(seconds=30))
     words = "nightly: missed: it could not start in time"
     assert "nightly: starts" not in lines_of(late, "", lambda said: words in said, start_within=2)
+
+
+def begun(path: Path, now: datetime, **changes) -> tuple[Past, list[str]]:
+    said: list[str] = []
+    past = Past(path, said.append)
+    past.begin(SCHEDULE.model_copy(update=changes), now)
+    return past, said
+
+
+def test_what_was_due_while_nothing_ran_is_told_once_at_the_next_start(tmp_path: Path):
+    path = tmp_path / "schedules" / "a.json"
+    past, said = begun(path, NOW)
+    past.due("nightly", NOW + timedelta(minutes=59, seconds=30))
+    assert said == []
+    words = "nightly: 3 fires missed while no `medflow schedule run` ran: 2026-05-04 14:00 UTC to 2026-05-04 16:00 UTC"
+    assert begun(path, NOW + timedelta(hours=4))[1] == [words]
+    assert begun(path, NOW + timedelta(hours=4, minutes=1))[1] == []
+    assert begun(path, NOW + timedelta(days=1), cron="1 * * * *")[1] == [], "it had other times then"
+    begun(path, NOW, paused=True)
+    assert begun(path, NOW + timedelta(days=2))[1] == [], "nothing was due"
+    path.write_text("[")
+    assert begun(path, NOW)[1] == [f"warning: what was missed so far is not known: {path} cannot be read"]
+    assert begun(path, NOW)[1] == []
+
+
+def test_what_came_together_with_another_fire_is_told(tmp_path: Path):
+    past, said = begun(tmp_path / "a.json", NOW)
+    past.due("nightly", NOW.replace(hour=15, second=0))
+    past.due("nightly", NOW.replace(hour=16, second=0))
+    assert said == [
+        "nightly: 2 fires missed while this process was held up: 2026-05-04 13:00 UTC to 2026-05-04 14:00 UTC"
+    ]
+
+
+def test_where_it_cannot_be_kept_it_fires_all_the_same(tmp_path: Path):
+    (tmp_path / "file").touch()
+    _, said = begun(tmp_path / "file" / "a.json", NOW)
+    assert said[-1].startswith("warning: what is missed from here on cannot be told later: ")
+
+
+def test_what_fires_is_kept_as_due(tmp_path: Path):
+    path, said = tmp_path / "a.json", []
+    runner = Runner(
+        [SCHEDULE], {SCHEDULE.name: (sys.executable, "-c", "")}, said.append, lambda _: EVERY_SECOND,
+        past=Past(path, said.append),
+    )  # fmt: skip
+    began = KNOWN.validate_json(path.read_bytes())["nightly"].until
+    interrupted(runner, lambda: any("done after" in line for line in said))
+    assert "nightly: starts" in said and KNOWN.validate_json(path.read_bytes())["nightly"].until > began
 
 
 def test_what_is_paused_never_fires():

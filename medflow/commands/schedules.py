@@ -109,7 +109,7 @@ def run(file: File = None) -> None:
     """Fire the schedules of this machine, in the foreground, until Ctrl-C or SIGTERM.
 
     Those that run `on: local`. One run at a time, none twice at a time; one that is still going on is stopped at the
-    end, and what it has finished stays cached.
+    end, and what it has finished stays cached. What was due since it last ran is told at the start, and does not run.
 
     \b
     Examples:
@@ -122,13 +122,18 @@ def run(file: File = None) -> None:
         _settings(schedule)
     if not schedules:
         raise ConfigError(f"{path} has no schedule that runs on this machine", hint="write `on: local`")
+    from medflow.home import home
     from medflow.platform.scheduling.local import Runner
+    from medflow.platform.scheduling.past import Past
+    from medflow.records import digest_of
 
     commands = {
         schedule.name: (sys.executable, "-m", "medflow.cli", "schedule", "fire", schedule.name, str(path))
         for schedule in schedules
     }
-    Runner(schedules, commands, say).run()
+    # Another file may call its schedules the same.
+    kept = home() / "schedules" / f"{digest_of(str(path.resolve()))[:12]}.json"
+    Runner(schedules, commands, say, past=Past(kept, say)).run()
 
 
 @app.command("fire", cls=Verb)

@@ -11,14 +11,23 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 
-from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED, JobEvent
+from apscheduler.events import (
+    EVENT_JOB_ERROR,
+    EVENT_JOB_MAX_INSTANCES,
+    EVENT_JOB_MISSED,
+    EVENT_JOB_SUBMITTED,
+    JobEvent,
+    JobSubmissionEvent,
+)
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.blocking import BlockingScheduler
 from apscheduler.triggers.base import BaseTrigger
 
 from medflow import cron
 from medflow.config.sections.schedules import ScheduleConfig
+from medflow.platform.scheduling.past import Past
 
 #: Seconds that a run has to end by itself when this process is ended.
 END_SECONDS = 60.0
@@ -37,7 +46,10 @@ class CronTrigger(BaseTrigger):  # type: ignore[misc]
 
 
 class Runner:
-    """Fires schedules until it is interrupted. ``commands`` holds the command line of each one's run, by its name."""
+    """Fires schedules until it is interrupted. ``commands`` holds the command line of each one's run, by its name.
+
+    With a ``past``, fires that nothing came of are told too.
+    """
 
     def __init__(
         self,
@@ -45,6 +57,7 @@ class Runner:
         commands: Mapping[str, Sequence[str]],
         say: Callable[[str], None],
         triggers: Triggers = CronTrigger,
+        past: Past | None = None,
     ) -> None:
         self.say, self.commands = say, commands
         self.going: dict[str, subprocess.Popen[bytes]] = {}
@@ -53,6 +66,8 @@ class Runner:
         self.starting = threading.Lock()
         self.scheduler = BlockingScheduler(executors={"default": ThreadPoolExecutor(1)}, timezone=UTC)
         for schedule in schedules:
+            if past is not None:
+                past.begin(schedule, datetime.now(UTC))
             if schedule.paused:
                 say(f"{schedule.name}: paused")
                 continue
@@ -62,6 +77,8 @@ class Runner:
             )  # fmt: skip
             say(f"{schedule.name}: next at {_next(schedule)}")
         self.scheduler.add_listener(self._tell, EVENT_JOB_MISSED | EVENT_JOB_MAX_INSTANCES | EVENT_JOB_ERROR)
+        if past is not None:
+            self.scheduler.add_listener(partial(_note, past), EVENT_JOB_SUBMITTED | EVENT_JOB_MAX_INSTANCES)
 
     def run(self) -> None:
         """Until KeyboardInterrupt, which a SIGTERM is too: the run that goes on is then stopped."""
@@ -105,6 +122,10 @@ class Runner:
                 process.kill()
         if self.scheduler.running:
             self.scheduler.shutdown(wait=True)
+
+
+def _note(past: Past, event: JobSubmissionEvent) -> None:
+    past.due(event.job_id, max(event.scheduled_run_times).astimezone(UTC))
 
 
 def _next(schedule: ScheduleConfig) -> str:

@@ -10,6 +10,7 @@ from itertools import chain, islice, pairwise
 from medflow import cron
 from medflow.platform.scheduling.records import (
     FAILED_KEPT,
+    GOING_ON,
     SUCCEEDED_KEPT,
     Action,
     Change,
@@ -104,14 +105,20 @@ def _told(value: object) -> str:
 
 
 def faults(standing: Sequence[Standing], now: datetime) -> tuple[Fault, ...]:
-    """Fires that were missed, that never reached ZenML, whose run failed, and the cluster's warnings.
+    """Fires that were missed, that never reached ZenML, whose run broke off, failed or gave way, and warnings.
 
-    ``now`` knows its zone.
+    The warnings are the cluster's. ``now`` knows its zone.
     """
     return tuple(
         Fault(name=item.name, text=text)
         for item in standing
-        for text in (*_missed(item, now), *_unreached(item, now), *_last_run(item), *item.warnings)
+        for text in (
+            *_missed(item, now),
+            *_unreached(item, now),
+            *_broken_off(item, now),
+            *_last_run(item),
+            *item.warnings,
+        )
     )
 
 
@@ -125,10 +132,10 @@ def _missed(stands: Standing, now: datetime) -> Iterator[str]:
         return
     busy = [moment for moment in late if _is_busy(stands, moment)]
     if busy:
-        yield f"{_times(busy)} left out because the run before went on: {_span(busy)}"
+        yield f"{times(busy)} left out because the run before went on: {span(busy)}"
     missed = [moment for moment in late if moment not in busy]
     if missed:
-        yield f"{_times(missed)} missed: {_span(missed)}"
+        yield f"{times(missed)} missed: {span(missed)}"
 
 
 def _late(stands: Standing, now: datetime) -> Iterator[datetime]:
@@ -177,11 +184,11 @@ def _is_busy(stands: Standing, moment: datetime) -> bool:
     return any(run.ended is not None and run.at <= moment <= run.ended + GRACE for run in stands.runs)
 
 
-def _times(moments: Sequence[datetime]) -> str:
+def times(moments: Sequence[datetime]) -> str:
     return "1 fire" if len(moments) == 1 else f"{len(moments)} fires" + (" or more" if len(moments) >= MANY else "")
 
 
-def _span(moments: Sequence[datetime]) -> str:
+def span(moments: Sequence[datetime]) -> str:
     return _at(moments[0]) if len(moments) == 1 else f"{_at(moments[0])} to {_at(moments[-1])}"
 
 
@@ -196,8 +203,17 @@ def _unreached(stands: Standing, now: datetime) -> Iterator[str]:
             yield f"the fire of {_at(fire.at)} {state} (job {fire.job}): {fire.reason or 'it did not tell why'}"
 
 
+def _broken_off(stands: Standing, now: datetime) -> Iterator[str]:
+    for fire in stands.fires:
+        if fire.broken_off and now - fire.at < RECENT:
+            state = f"the run of {_at(fire.at)} broke off ({fire.run_id}), and is {fire.run_status} for ZenML"
+            yield f"{state}: its orchestrator failed: {fire.reason or 'no reason was told'}"
+
+
 def _last_run(stands: Standing) -> Iterator[str]:
-    """Of the newest fire alone: what failed before has been overtaken."""
+    """Of the newest fire alone: what failed or gave way before has been overtaken."""
     for fire in stands.fires[-1:]:
+        if fire.run_status == "stopped" and GOING_ON in (fire.reason or ""):
+            yield f"the fire of {_at(fire.at)} was left out ({fire.run_id}): {fire.reason}"
         if fire.run_id is not None and fire.run_status == "failed":
             yield f"the run of {_at(fire.at)} failed ({fire.run_id}): {fire.reason or 'no reason was told'}"

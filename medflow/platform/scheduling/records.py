@@ -12,6 +12,12 @@ from medflow.records import Record
 
 #: Finished jobs of a schedule that the cluster keeps, each with its pod: what `plan` can tell of.
 SUCCEEDED_KEPT, FAILED_KEPT = 3, 5
+#: ZenML's words for a run that is over.
+OVER = ("completed", "failed", "stopped")
+#: Instead of a status, of a run that somebody has deleted.
+GONE = "gone from the server"
+#: Within the reason of a run that gave way to another one of its dataset.
+GOING_ON = "is going on already"
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,11 @@ class Fire(Record):
     """Why it failed, or waits."""
     failed: bool = False
     """Whether the job failed, whatever became of a run: the cluster keeps a few of these, and a few of the others."""
+
+    @property
+    def broken_off(self) -> bool:
+        """Whether its job failed while its run went on: nobody follows a scheduled run, so ZenML never hears of it."""
+        return self.failed and self.run_id is not None and self.run_status not in (*OVER, GONE)
 
 
 class Ran(Record):

@@ -13,7 +13,7 @@ from zenml.models import PipelineRunResponse
 from medflow.platform.kubernetes import reasons, scheduled, watching
 from medflow.platform.kubernetes.cluster import Cluster, Observed
 from medflow.platform.kubernetes.scheduling import credentials, marks
-from medflow.platform.scheduling.records import Fire, Frozen, Key, Ran, Registered, Standing
+from medflow.platform.scheduling.records import GONE, Fire, Frozen, Key, Ran, Registered, Standing
 
 #: So many of a schedule's newest runs are asked for.
 RUNS_ASKED = 100
@@ -88,7 +88,7 @@ def _fire(here: Cluster, seen: Observed) -> Fire:
     annotations = facts.get("annotations", {})
     run_id = annotations.get(RUN_ID_ANNOTATION_KEY)
     status, reason = _run(run_id) if run_id else ("", _why(here, seen))
-    return Fire(
+    fire = Fire(
         job=seen.name,
         at=moment(annotations.get(scheduled.DUE) or facts["creationTimestamp"]),
         ended=ended(seen.job),
@@ -97,6 +97,7 @@ def _fire(here: Cluster, seen: Observed) -> Fire:
         reason=reason,
         failed=failed(seen.job),
     )
+    return fire.model_copy(update={"reason": reasons.ended(seen)}) if fire.broken_off else fire
 
 
 def runs(schedule_id: str) -> tuple[Ran, ...]:
@@ -120,7 +121,7 @@ def _run(run_id: str) -> tuple[str, str | None]:
     try:
         run = client.get_pipeline_run(run_id)
     except KeyError:
-        return "gone from the server", None
+        return GONE, None
     if run.status != ExecutionStatus.FAILED:
         return run.status.value, run.get_body().status_reason
     steps = client.list_run_steps(pipeline_run_id=run_id, size=1000, hydrate=True, exclude_retried=True).items
