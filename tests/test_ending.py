@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from api_server import JOBS, NAMESPACE, PODS, ApiServer, served
-from test_kubernetes import STACK
+from test_kubernetes import STACK, job_of
 from zenml import pipeline, step
 from zenml.enums import ExecutionStatus, StackComponentType
 from zenml.models import PipelineRunResponse, PipelineRunUpdate
@@ -21,7 +21,7 @@ from zenml.pipelines.run_utils import create_placeholder_run
 from medflow.config.sections.place import PlaceConfig, StepPlace
 from medflow.errors import PlatformError
 from medflow.platform import stack as stacks
-from medflow.platform.kubernetes import ending, others, patience, running, watching
+from medflow.platform.kubernetes import ending, others, patience, reasons, running, settings, watching
 from medflow.platform.kubernetes.cluster import Cluster
 
 PLACE = others.sent_to(STACK.cluster)
@@ -116,6 +116,25 @@ def test_a_run_whose_orchestrator_lives_is_refused_and_left_alone(server: ApiSer
     assert now(run) == "running" and server.names(JOBS) == ["o", "train"]
 
 
+def test_of_two_runs_that_saw_none_the_younger_gives_way(server: ApiServer) -> None:
+    older, younger = run_of("twice"), run_of("twice")
+    for number, run in enumerate((older, younger)):
+        server.add(JOBS, {"metadata": {"name": f"o-{number}", "labels": {"run_id": str(run.id)}}, "status": {}})
+    others.refuse_second("twice", server.cluster(), PLACE, started=str(older.id))
+    with pytest.raises(PlatformError, match=f"going on already: {older.name}"):
+        others.refuse_second("twice", server.cluster(), PLACE, started=str(younger.id))
+
+
+def test_a_run_is_stopped_only_where_its_jobs_lie() -> None:
+    stacks.use_local()
+    run = run_of("elsewhere")
+    others.check_stack(run, stacks.STACK, PLACE["namespace"])
+    for stack, namespace in (("another", PLACE["namespace"]), (stacks.STACK, "another")):
+        with pytest.raises(PlatformError, match=f"was sent to stack {stacks.STACK}, namespace ") as error:
+            others.check_stack(run, stack, namespace)
+        assert error.value.hint == f"`medflow stack stop {stacks.STACK} {run.id}`"
+
+
 @pytest.mark.parametrize("place", [PLACE, None], ids=["noted", "not noted"])
 def test_a_dead_run_of_this_stack_is_closed_and_its_steps_and_token_go(server: ApiServer, place: Any) -> None:
     dataset = f"dead-{place is None}"
@@ -184,6 +203,41 @@ def test_who_follows_a_run_ends_the_steps_of_an_orchestrator_that_is_over(server
     with pytest.raises(PlatformError, match="BackoffLimitExceeded"):
         watching.follow(str(run.id), server.cluster(), print)
     assert now(run) == "failed" and server.names(JOBS) == ["o"]
+
+
+def test_an_orchestrator_that_waits_for_a_token_which_is_gone_with_its_run_is_removed(server: ApiServer) -> None:
+    run = run_of("lost-late")
+    add_jobs(server, str(run.id))
+    stacks.client().zen_store.update_run(run.id, PipelineRunUpdate(status=ExecutionStatus.FAILED))
+    waiting = {"waiting": {"reason": "CreateContainerConfigError", "message": "secret not found"}}
+    server.add(
+        PODS,
+        {
+            "metadata": {"name": "o-2", "labels": {"run_id": str(run.id), "job-name": "o"}},
+            "spec": {"containers": [{"name": "main", "image": "i"}]},
+            "status": {"phase": "Pending", "containerStatuses": [{"state": waiting}]},
+        },
+    )
+    said: list[str] = []
+    with pytest.raises(PlatformError, match="ended as failed"):
+        watching.follow(str(run.id), server.cluster(), said.append)
+    assert server.names(JOBS) == ["train"] and "may be incomplete" in said[-1]
+
+
+def test_an_orchestrator_that_is_not_as_asked_ends_the_run(server: ApiServer) -> None:
+    asked = StepPlace(priority="medflow-orchestrator", timeout=3000)
+    whole = {**job_of(settings.pod_settings(asked, STACK.cluster)), "status": {}}
+    for name, change in (("as-asked", {}), ("dropped", {"activeDeadlineSeconds": None})):
+        run = run_of(name)
+        spec = {**whole["spec"], "activeDeadlineSeconds": asked.timeout, "backoffLimit": asked.retries, **change}
+        server.add(JOBS, {**whole, "metadata": {"name": "o", "labels": {"run_id": str(run.id)}}, "spec": spec})
+        reason = reasons.fatal(server.cluster().jobs(str(run.id))[0], asked)
+        if not change:
+            assert reason is None
+            continue
+        with pytest.raises(PlatformError, match="the orchestrator: its pod is not what was asked for: timeout"):
+            watching.follow(str(run.id), server.cluster(), print, asked)
+        assert now(run) == "failed" and server.names(JOBS) == []
 
 
 class Interrupted:

@@ -20,8 +20,16 @@ from zenml.utils.exception_utils import collect_exception_information
 from medflow.config.sections import RunConfig, SourceConfig, TimmModel
 from medflow.config.sections.place import READING, PlaceConfig, StepPlace, Toleration, Volume
 from medflow.config.sections.schedules import ScheduleConfig
-from medflow.config.sections.stack import StackConfig
-from medflow.errors import ChecksFailed, ConfigError, DownloadError, SplitError, TrainingError, WeightsUnavailable
+from medflow.config.sections.stack import StackConfig, StoreConfig
+from medflow.errors import (
+    ChecksFailed,
+    ConfigError,
+    DownloadError,
+    ProcessLost,
+    SplitError,
+    TrainingError,
+    WeightsUnavailable,
+)
 from medflow.platform import stack
 from medflow.platform.context import StoredFiles
 from medflow.platform.kubernetes import entrypoint, logs, probing, reasons, settings, watching
@@ -164,6 +172,20 @@ def test_each_absent_claim_is_told_and_what_a_webhook_misses_ends_the_look(monke
     assert "CreateContainerConfigError" in found[3].found
 
 
+@pytest.mark.parametrize(
+    ("store", "address"),
+    [
+        ({"uri": "s3://bucket/folder", "endpoint": "http://s3.example"}, "http://s3.example"),
+        ({"uri": "s3://bucket/folder"}, "https://s3.us-east-1.amazonaws.com/bucket"),
+        ({"uri": "s3://bucket", "region": "cn-north-1"}, "https://s3.cn-north-1.amazonaws.com.cn/bucket"),
+    ],
+)
+def test_what_looks_from_inside_asks_for_the_store_amazons_too(store: dict[str, str], address: str):
+    asked = STACK.model_copy(update={"store": StoreConfig.model_validate(store)})
+    pod = probing.manifest(asked, PlaceConfig(stack="a"), [], [])["spec"]["template"]["spec"]
+    assert f"store={address}" in pod["containers"][0]["args"]
+
+
 def test_nothing_of_a_place_is_in_what_zenml_hashes():
     step = settings.of_steps(PlaceConfig(stack="a", steps={"default": ASKED}), {"train": "train"}, STACK)["train"]
     assert set(step) == {"settings", "extra", "retry"}, "ZenML's key takes environment, parameters, secrets, inputs"
@@ -282,7 +304,9 @@ def test_what_another_try_would_raise_again_is_not_retried(error):
     assert reasons.raised_for_good(seen(pod=ended_with(reason="Error", exitCode=error.exit_code)))
 
 
-@pytest.mark.parametrize("code", [0, 1, 137, 143, DownloadError.exit_code, WeightsUnavailable.exit_code])
+@pytest.mark.parametrize(
+    "code", [0, 1, 137, 143, DownloadError.exit_code, WeightsUnavailable.exit_code, ProcessLost.exit_code]
+)
 def test_what_may_go_well_another_time_is_retried(code):
     assert not reasons.raised_for_good(seen(pod=ended_with(reason="Error", exitCode=code)))
 

@@ -24,7 +24,7 @@ from zenml.orchestrators.dag_runner import Node, NodeStatus
 
 from medflow.errors import PlatformError
 from medflow.platform import stack as stacks
-from medflow.platform.kubernetes import patience, settings, transport
+from medflow.platform.kubernetes import monitoring, patience, settings, transport
 from medflow.platform.kubernetes.cluster import STEP_ANNOTATION
 from medflow.platform.kubernetes.keeping import FAILURE, Keeper
 from medflow.platform.kubernetes.monitoring import Monitor, PatientRunner
@@ -107,6 +107,45 @@ def test_a_step_is_done_when_its_pod_is(server: ApiServer) -> None:
     assert check(server, watch)[0] == RUNNING
     server.objects[PODS][f"{NAME}-1"]["status"] = {"phase": "Succeeded"}
     assert check(server, watch) == (kube_utils.JobStatus.SUCCEEDED, None)
+
+
+def test_a_job_that_somebody_removed_is_told_and_one_of_a_run_that_ends_is_not(server: ApiServer) -> None:
+    stacks.use_local()
+    run = run_of("removed")
+    labels = {"run_id": str(run.id)}
+    server.add(JOBS, {**job(), "metadata": {"name": NAME, "labels": labels, "annotations": TRAIN}})
+    watch = monitor(server)
+    assert check(server, watch)[0] == RUNNING
+    server.objects[JOBS].clear()
+    assert check(server, watch) == (FAILED, monitoring.GONE)
+    told = stacks.client().get_pipeline_run(run.id).run_metadata[f"{FAILURE}train"]
+    assert told == monitoring.GONE
+    with pytest.raises(ApiException):
+        check(server, watch)  # why the run ends has been said
+
+
+def test_the_log_of_a_pod_that_has_ended_is_read_once(server: ApiServer) -> None:
+    server.add(JOBS, job(active=1))
+    server.add(PODS, pod(phase="Failed"))
+    server.add(PODS, {"metadata": {"name": f"{NAME}-1/log"}, "said": "epoch 1"})
+    watch = monitor(server)
+    for _ in range(3):
+        check(server, watch)
+    asked = [line for line in server.asked if "log" in line]
+    assert len(asked) == 1, server.asked
+    watch.keeper.forget_reading()
+    check(server, watch)
+    assert len([line for line in server.asked if "log" in line]) == 2
+
+
+def test_a_failed_step_takes_its_nodes_with_it(server: ApiServer) -> None:
+    over = {"conditions": [{"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}]}
+    for labels in ({}, settings.STARTS_NODES):
+        made = job(**over)
+        made["spec"]["template"]["metadata"] = {"labels": labels}
+        server.add(JOBS, made)
+        assert check(server, monitor(server))[0] == FAILED
+        assert server.names(JOBS) == ([] if labels else [NAME])
 
 
 def test_an_api_server_that_stays_away_ends_the_step_with_the_reason(

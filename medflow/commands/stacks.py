@@ -88,9 +88,10 @@ def stop(
     """
     stack = _enter(name)
     from medflow.platform import reports
-    from medflow.platform.kubernetes import cluster, ending
+    from medflow.platform.kubernetes import cluster, ending, others
 
     found = reports.find_run(run)
+    others.check_stack(found, stack_name(name), stack.cluster.namespace)
     with cluster.refusals_told():
         ending.stop(str(found.id), cluster.connect(stack.cluster.context, stack.cluster.namespace))
     was = found.status.value

@@ -23,6 +23,7 @@ class Gathered:
         self.logs: dict[str, str] = {}
         self.events: dict[str, dict[str, Any]] = {}
         self._read: dict[str, float] = {}
+        self._complete: set[str] = set()
 
     def note(self, seen: Observed) -> None:
         """Remember what a job's pods and events say now."""
@@ -32,11 +33,12 @@ class Gathered:
             name = pod["metadata"]["name"]
             self.pods[name] = pod
             if self._is_due(name, pod):
-                self.logs[name] = self.here.log(name) or self.logs.get(name, "")
+                self._read_log(name, pod)
 
     def forget_reading(self) -> None:
         """Read every log once more at the next note."""
         self._read.clear()
+        self._complete.clear()
 
     def write(self, files: Files, events: str) -> None:
         """Write all of it, the events under the name that is given."""
@@ -51,7 +53,15 @@ class Gathered:
             files.write(f"{name}.log", self.logs[name].encode())
         files.write(f"{name}.json", json.dumps(_without_environment(self.pods[name]), indent=1).encode())
 
+    def _read_log(self, name: str, pod: dict[str, Any]) -> None:
+        said = self.here.log(name)
+        self.logs[name] = said or self.logs.get(name, "")
+        if said is not None and has_ended(pod):
+            self._complete.add(name)
+
     def _is_due(self, name: str, pod: dict[str, Any]) -> bool:
+        if name in self._complete:  # whoever has ended says no more, and may have said much
+            return False
         due = time.monotonic() - self._read.get(name, 0.0) > READ_EVERY_SECONDS
         if pod["status"].get("phase") == "Pending" or not (due or is_over(pod)):
             return False
@@ -61,7 +71,11 @@ class Gathered:
 
 def is_over(pod: dict[str, Any]) -> bool:
     """Whether a pod has ended, or is being removed."""
-    return bool(pod["metadata"].get("deletionTimestamp")) or pod["status"].get("phase") in ("Succeeded", "Failed")
+    return bool(pod["metadata"].get("deletionTimestamp")) or has_ended(pod)
+
+
+def has_ended(pod: dict[str, Any]) -> bool:
+    return pod["status"].get("phase") in ("Succeeded", "Failed")
 
 
 def _without_environment(pod: dict[str, Any]) -> dict[str, Any]:

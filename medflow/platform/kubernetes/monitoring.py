@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from kubernetes.client import ApiException
+from zenml.client import Client
+from zenml.enums import ExecutionStatus
 from zenml.integrations.kubernetes import kube_utils
 from zenml.logger import get_logger
 from zenml.orchestrators.dag_runner import DagRunner, NodeStatus
@@ -20,10 +22,13 @@ from medflow.platform.kubernetes import reasons
 from medflow.platform.kubernetes.cluster import CONFLICT, NOT_FOUND, STEP_ANNOTATION, Cluster, refused
 from medflow.platform.kubernetes.keeping import RUN_LABEL, Keeper
 from medflow.platform.kubernetes.patience import Outages, patiently
+from medflow.platform.kubernetes.settings import STARTS_NODES
 
 logger = get_logger(__name__)
 Status = tuple[kube_utils.JobStatus, str | None]
 GOES_ON: Status = (kube_utils.JobStatus.RUNNING, None)
+GONE = "its job was removed from the cluster, by nobody who stopped the run"
+ENDING = (ExecutionStatus.STOPPING, ExecutionStatus.STOPPED, ExecutionStatus.FAILED)
 
 
 class PatientRunner(DagRunner):
@@ -48,6 +53,7 @@ class Monitor:
         self.ended = ended or threading.Event()
         self._outages = Outages(logger.warning)
         self._steps: dict[str, str] = {}
+        self._one_has_failed = False
 
     def starting(self, create: Callable[..., Any]) -> Callable[..., Any]:
         """ZenML's creation of a job, which is tried again while there is no answer."""
@@ -76,14 +82,15 @@ class Monitor:
                 return self._look(job_name, lambda: check(job_name=job_name, **rest))
 
             try:
-                return self._outages.look(job_name, look, GOES_ON)
+                found = self._outages.look(job_name, look, GOES_ON)
             except PlatformError as error:
-                return self._lost(job_name, error)
+                found = self._lost(job_name, error.message)
             except ApiException as error:
-                # Whoever stops a run removes its jobs, and has said why it ends.
-                if error.status == NOT_FOUND:
+                if error.status == NOT_FOUND and self._is_ending():
                     raise
-                return self._lost(job_name, refused(error))
+                found = self._lost(job_name, GONE if error.status == NOT_FOUND else refused(error).message)
+            self._one_has_failed |= found[0] == kube_utils.JobStatus.FAILED
+            return found
 
         return checked
 
@@ -109,11 +116,21 @@ class Monitor:
         if status == kube_utils.JobStatus.FAILED:
             message = reasons.ended(self.keeper.latest(seen)) or message
             self.keeper.failed(seen, message)
+            if _starts_nodes(seen.job):
+                # Nodes go with the pod that started them, which may have been killed before it took them away.
+                self._remove(name)
         return status, message
 
-    def _lost(self, name: str, error: PlatformError) -> Status:
-        self.keeper.lost(self._steps.get(name), error.message)
-        return kube_utils.JobStatus.FAILED, error.message
+    def _is_ending(self) -> bool:
+        """Whether who removed a job has said why: a run that is stopped, or of which a step has failed."""
+        if self._one_has_failed or not self.keeper.run_id:
+            return True
+        run = patiently(lambda: Client().get_pipeline_run(self.keeper.run_id), logger.warning, given_up=self.ended)
+        return run.status in ENDING
+
+    def _lost(self, name: str, reason: str) -> Status:
+        self.keeper.lost(self._steps.get(name), reason)
+        return kube_utils.JobStatus.FAILED, reason
 
     def _remove(self, name: str) -> None:
         patiently(lambda: self.here.delete_job(name), logger.warning, given_up=self.ended)
@@ -125,3 +142,8 @@ class Monitor:
             return False
         asked = (manifest.metadata.annotations[STEP_ANNOTATION], manifest.metadata.labels[RUN_LABEL])
         return asked == (found.step, found.job["metadata"]["labels"].get(RUN_LABEL))
+
+
+def _starts_nodes(job: dict[str, Any]) -> bool:
+    labels = job["spec"]["template"].get("metadata", {}).get("labels") or {}
+    return STARTS_NODES.items() <= labels.items()

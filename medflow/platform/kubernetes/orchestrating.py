@@ -38,11 +38,11 @@ def main() -> None:
     prepare()
     snapshot = Client().get_snapshot(arguments.snapshot_id)
     here = cluster.inside(_namespace())
-    run_id, is_new = (arguments.run_id, False) if arguments.run_id else scheduled.begin(snapshot, here)
+    run_id = arguments.run_id or scheduled.begin(snapshot, here)
     if problem := stale.problem(snapshot):
         _end(run_id, ExecutionStatus.FAILED, problem)
         return
-    if is_new and (reason := scheduled.needless(snapshot, run_id, here)):
+    if not arguments.run_id and (reason := scheduled.needless(snapshot, run_id, here)):
         # ZenML has no other word for a run that was left out, and makes it `stopped`, as no step goes on.
         _end(run_id, ExecutionStatus.STOPPING, reason)
         return
@@ -59,17 +59,23 @@ def main() -> None:
 
 def _close_tracking(run_id: str) -> None:
     """The MLflow run of a run that failed; one that completed was closed by its last step."""
-    run = Client().get_pipeline_run(run_id) if run_id else None
-    if run is not None and run.status == ExecutionStatus.FAILED:
-        trackers.close(run, "FAILED")
+    try:
+        run = Client().get_pipeline_run(run_id) if run_id else None
+        if run is not None and run.status == ExecutionStatus.FAILED:
+            trackers.close(run, "FAILED")
+    except Exception as problem:  # another pod for a run that is over would find no token
+        logger.warning("The MLflow run of %s may still be open: %s", run_id, problem)
 
 
 def _end(run_id: str, status: ExecutionStatus, reason: str) -> None:
     """End a run before its first step, and say why."""
     logger.warning(reason)
-    store = Client().zen_store
-    # ZenML takes a status only from a run whose orchestrator it knows.
-    store.update_run(UUID(run_id), PipelineRunUpdate(orchestrator_run_id=cluster.pod_name()))
+    store, run = Client().zen_store, Client().get_pipeline_run(run_id)
+    if run.status.is_finished:  # a pod did so that was lost right after
+        return
+    # ZenML takes a status only from a run whose orchestrator it knows, and that stays the first pod.
+    if not run.orchestrator_run_id:
+        store.update_run(UUID(run_id), PipelineRunUpdate(orchestrator_run_id=cluster.pod_name()))
     store.update_run(UUID(run_id), PipelineRunUpdate(status=status, status_reason=reason[:255]))
 
 

@@ -33,16 +33,40 @@ def sent_to(cluster: ClusterConfig) -> dict[str, str]:
     return {"context": cluster.context, "namespace": cluster.namespace}
 
 
-def refuse_second(dataset: str, here: Cluster, place: dict[str, str]) -> None:
-    """Raises PlatformError where a run of the dataset goes on that writes into the same artifact store."""
+def check_stack(run: PipelineRunResponse, stack: str, namespace: str) -> None:
+    """Raises PlatformError where a run's jobs lie elsewhere, since they would go on when its records say `stopped`."""
+    noted = run.config.extra.get(SENT_TO) or {}
+    own = run.stack.name if run.stack else stack
+    if own == stack and noted.get("namespace", namespace) == namespace:
+        return
+    where = f"stack {own}" + (f", namespace {noted['namespace']}" if noted else "")
+    raise PlatformError(
+        f"run {run.name} was sent to {where}, not to stack {stack}, namespace {namespace}",
+        hint=f"`medflow stack stop {own} {run.id}`",
+    )
+
+
+def refuse_second(dataset: str, here: Cluster, place: dict[str, str], started: str | None = None) -> None:
+    """Raises PlatformError where a run of the dataset goes on that writes into the same artifact store.
+
+    Of two that look in the same moment neither sees the other: with the id of one that has ``started``, only what is
+    older stands in its way.
+    """
     own = Client().active_stack_model
+    mine = Client().get_pipeline_run(started) if started else None
     for run in going_on(dataset, here, place):
+        if mine is not None and not is_older(run, mine):
+            continue
         stack = run.stack.name if run.stack else own.name
         raise PlatformError(
             f"a run of {dataset} is going on already: {run.name}, {run.id}"
             + ("" if _is_of(run, own, place) else f", sent to another cluster by stack {stack}, with the same store"),
             hint=f"wait for it to end, or stop it: `medflow stack stop {stack} {run.id}`",
         )
+
+
+def is_older(run: PipelineRunResponse, other: PipelineRunResponse) -> bool:
+    return (run.created, str(run.id)) < (other.created, str(other.id))
 
 
 def going_on(dataset: str, here: Cluster, place: dict[str, str] | None) -> Iterator[PipelineRunResponse]:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from zenml.enums import ExecutionMode
 from zenml.integrations.kubernetes.orchestrators import kubernetes_orchestrator_entrypoint_configuration as zenml_start
 
-from medflow.config.sections.place import PlaceConfig
+from medflow.config.sections.place import PlaceConfig, StepPlace
 from medflow.config.sections.stack import StackConfig
+from medflow.errors import PlatformError
 from medflow.platform import naming
 from medflow.platform import stack as stacks
 from medflow.platform.kubernetes import cluster, ending, others, settings, transport, watching
@@ -48,7 +49,8 @@ def execute(
     try:
         run_id = start(configured)
         say(f"run {run_id} goes on in the cluster, namespace {stack.cluster.namespace}")
-        run = _followed(run_id, here, say)
+        _give_way(run_id, dataset, here, stack, say)
+        run = _followed(run_id, here, say, place.orchestrator)
     except KeyboardInterrupt:
         say("stopping the run")
         patiently(lambda: ending.stop_submitted(given, here), say)
@@ -56,9 +58,24 @@ def execute(
     return run, list(configured.invocations)
 
 
-def _followed(run_id: str, here: Cluster, say: Callable[[str], None]) -> PipelineRunResponse:
+def _give_way(run_id: str, dataset: str, here: Cluster, stack: StackConfig, say: Callable[[str], None]) -> None:
+    """Stop a run that another one came before, after both had seen none. Raises PlatformError then."""
+
+    def problem() -> PlatformError | None:
+        try:
+            others.refuse_second(dataset, here, others.sent_to(stack.cluster), started=run_id)
+        except PlatformError as found:
+            return found
+        return None
+
+    if found := patiently(problem, say):
+        patiently(lambda: ending.stop(run_id, here), say)
+        raise found
+
+
+def _followed(run_id: str, here: Cluster, say: Callable[[str], None], asked: StepPlace) -> PipelineRunResponse:
     try:
-        return watching.follow(run_id, here, say)
+        return watching.follow(run_id, here, say, asked)
     finally:
         ending.remove_token(run_id, here)
 

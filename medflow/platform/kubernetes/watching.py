@@ -15,6 +15,7 @@ from zenml.client import Client
 from zenml.enums import ExecutionStatus
 
 from medflow import errors
+from medflow.config.sections.place import StepPlace
 from medflow.errors import PlatformError
 from medflow.platform.kubernetes import ending, reasons
 from medflow.platform.kubernetes.cluster import Cluster, Observed
@@ -30,8 +31,13 @@ UNDONE = (ExecutionStatus.FAILED, ExecutionStatus.RETRYING)
 AFTERMATH_SECONDS = 90.0
 
 
-def follow(run_id: str, cluster: Cluster, say: Callable[[str], None] = say_line) -> PipelineRunResponse:
-    """Wait for a run's end, telling of its steps. Raises PlatformError where it did not complete."""
+def follow(
+    run_id: str, cluster: Cluster, say: Callable[[str], None] = say_line, asked: StepPlace | None = None
+) -> PipelineRunResponse:
+    """Wait for a run's end, telling of its steps. Raises PlatformError where it did not complete.
+
+    ``asked`` is what the orchestrator's pod must be like.
+    """
     teller = _Teller(say)
     while True:
         run = patiently(lambda: Client().get_pipeline_run(run_id), say)
@@ -41,7 +47,7 @@ def follow(run_id: str, cluster: Cluster, say: Callable[[str], None] = say_line)
         if run.status.is_finished:
             break
         teller.tell_waiting(jobs, steps)
-        patiently(partial(_fail_where_nothing_can_come, run, jobs, cluster), say)
+        patiently(partial(_fail_where_nothing_can_come, run, jobs, cluster, asked), say)
         time.sleep(POLL_SECONDS)
     _await_aftermath(run_id, cluster, say)
     run = patiently(lambda: Client().get_pipeline_run(run_id), say)
@@ -131,13 +137,16 @@ class _Teller:
                 self.once(f"{job.step or 'the orchestrator'} waits: {waits}")
 
 
-def _fail_where_nothing_can_come(run: PipelineRunResponse, jobs: tuple[Observed, ...], cluster: Cluster) -> None:
+def _fail_where_nothing_can_come(
+    run: PipelineRunResponse, jobs: tuple[Observed, ...], cluster: Cluster, asked: StepPlace | None
+) -> None:
     """End a run, and its steps, whose orchestrator cannot start, or is over without having said so."""
     orchestrator = next((job for job in jobs if job.step is None), None)
     if orchestrator is None:
         reason: str | None = "its orchestrator's job is gone from the cluster"
     else:
-        reason = reasons.fatal(orchestrator) or reasons.ended(orchestrator)
+        problem = reasons.fatal(orchestrator, asked) or reasons.ended(orchestrator)
+        reason = problem and f"the orchestrator: {problem}"
         if reason is None and reasons.succeeded(orchestrator):
             reason = "its orchestrator ended before the run did"
     if reason is None or _fresh(run.id):
@@ -153,8 +162,13 @@ def _fresh(run_id: object) -> bool:
 def _await_aftermath(run_id: str, cluster: Cluster, say: Callable[[str], None]) -> None:
     until = time.monotonic() + AFTERMATH_SECONDS
     while time.monotonic() < until:
-        jobs = patiently(lambda: cluster.jobs(run_id), say)
-        if all(job.step is not None or reasons.over(job) or reasons.fatal(job) for job in jobs):
+        jobs = [job for job in patiently(lambda: cluster.jobs(run_id), say) if job.step is None]
+        stuck = [job for job in jobs if not reasons.over(job) and reasons.fatal(job)]
+        for job in stuck:
+            # It came for one that was lost in its last moments, and the token that it wants is gone with the run.
+            say("the orchestrator's pod was lost when the run was over; logs and events of the pods may be incomplete")
+            patiently(partial(cluster.delete_job, job.name), say)
+        if stuck or all(reasons.over(job) for job in jobs):
             return
         time.sleep(1.0)
     say("the orchestrator's pod has not ended yet; logs and events of the pods may be incomplete")
