@@ -13,6 +13,8 @@ export REGISTRY TAG
 
 # Two processes, each with a state folder of its own; a file of tests stays in one, so that what it made is made once.
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
+# Two processes, of which each tests the files that the folder's conftest.py gives it.
+IN_TWO := -n 2 --dist loadgroup
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow test-kubernetes bench table-systems lint images secrets platform
@@ -32,7 +34,7 @@ test-slow: $(INSTALLED)  ## the slow tests, and those that need a browser
 	@$(BIN)/python -m pytest -m "slow or browser" $(SIDE_BY_SIDE)
 
 test-kubernetes: $(INSTALLED)  ## the tests on a real cluster, all or one file: T=manifests
-	@$(BIN)/python -m pytest -m kubernetes tests/kubernetes$(if $(T),/test_$(T).py)
+	@$(BIN)/python -m pytest -m kubernetes $(if $(T),tests/kubernetes/test_$(T).py,$(IN_TWO) tests/kubernetes)
 
 bench: $(INSTALLED)  ## benchmarks against the peers named in them
 	@$(BIN)/python -m pytest tests/benchmarks -m "slow or not slow"

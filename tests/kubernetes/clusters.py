@@ -32,8 +32,9 @@ class Store:
     key: str
     secret: str
 
-    @property
+    @cached_property
     def client(self) -> Any:
+        """Made once: that costs more than an answer, and tests ask several times a second."""
         return boto3.client(
             "s3",
             endpoint_url=self.url,

@@ -8,66 +8,91 @@ Without settings it is the cluster of ``../shared/cluster`` (``MEDFLOW_CLUSTER``
     MEDFLOW_TAG          images that were pushed already; without it they are built and pushed
     MEDFLOW_STEP_TAG     likewise of the step image alone, where only the code has changed since
     AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY   an S3 server
+
+Two processes share the files among them (`FIRST`), since one run leaves a third of two cores idle. What they stand on
+is made once, by the process that starts both.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
-import pwd
-import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from clusters import BUCKET, PLATFORM, ROOT, RUNS, SCRIPTS, STATE, Cluster, Servers, Store
+from clusters import Cluster, Servers
 from commands import PLACE, Medflow, outcome_of, registered, user_of
+from preparing import FOLDER, KUBECONFIG, REGISTRY, TAG, TURNS, is_possible, prepared
 from scheduling import DATASET, Schedules, Zenml, clear
 
-FOLDER = Path(os.environ.get("MEDFLOW_CLUSTER", ROOT.parent / "shared" / "cluster"))
+HERE = Path(__file__).parent
+#: What one process tests, in this order: whatever has a run of `phantom`, and schedules; the other has the rest. The
+#: shared run's pods are looked at before they have been over for an hour.
+FIRST = ("runs", "failures", "deploy", "images", "schedules", "fires", "interruptions")
+#: They take servers away, apply them anew, or let ZenML forget runs: each goes on alone, when others are done.
+ALONE = ("interruptions", "readme")
+_under_all = ExitStack()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if not _is_worker(session.config) and not session.config.option.collectonly and is_possible():
+        _under_all.enter_context(prepared())
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    try:
+        _under_all.close()
+    except AssertionError as problem:
+        print(f"\n{problem}")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    here = Path(__file__).parent
-    for item in items:
-        if item.path.is_relative_to(here):
-            item.add_marker(pytest.mark.kubernetes)
-    # The shared run's pods are looked at before they have been over for an hour. The README runs its dataset on a stack
-    # of its own, and lets ZenML forget what others made of it.
-    order = {here / "test_runs.py": -1, here / "test_readme.py": 1}
-    items.sort(key=lambda item: order.get(item.path, 0))
+    mine = [item for item in items if item.path.is_relative_to(HERE)]
+    for item in mine:
+        item.add_marker(pytest.mark.kubernetes)
+        item.add_marker(pytest.mark.xdist_group("first" if _name(item.path) in FIRST else "second"))
+    mine.sort(key=lambda item: (_name(item.path) in ALONE, _place(item.path)))
+    items[:] = mine + [item for item in items if item not in mine]
+
+
+def _is_worker(config: pytest.Config) -> bool:
+    return hasattr(config, "workerinput")
+
+
+def _name(path: Path) -> str:
+    return path.stem.removeprefix("test_")
+
+
+def _place(path: Path) -> int:
+    return FIRST.index(_name(path)) if _name(path) in FIRST else len(FIRST)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def turn(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The tests of a file go on beside those of others, or alone."""
+    kind = fcntl.LOCK_EX if _name(request.path) in ALONE else fcntl.LOCK_SH
+    with Path(os.environ.get(TURNS, os.devnull)).open() as turns:
+        fcntl.flock(turns, kind)
+        yield
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
-    registry = os.environ.get("MEDFLOW_REGISTRY", "127.0.0.1:5000")
-    given = os.environ.get("MEDFLOW_KUBECONFIG")
-    if given:
-        yield Cluster(Path(given), registry)
-        return
-    if not (FOLDER / "up.sh").is_file():
-        pytest.skip(f"no cluster: set MEDFLOW_KUBECONFIG, or MEDFLOW_CLUSTER to a folder with up.sh (not {FOLDER})")
-    found = Cluster(STATE / "admin.conf", registry)
-    was_up = found.run("kubectl", "get", "--raw", "/readyz").returncode == 0
-    if not was_up:
-        _script(FOLDER / "up.sh")
-    yield found
-    if not was_up:
-        _script(FOLDER / "down.sh")
+def cluster() -> Cluster:
+    if not is_possible():
+        pytest.skip(f"no cluster: set {KUBECONFIG}, or MEDFLOW_CLUSTER to a folder with up.sh (not {FOLDER})")
+    return Cluster(Path(os.environ[KUBECONFIG]), REGISTRY)
 
 
 @pytest.fixture(scope="session")
-def tag(cluster: Cluster) -> Iterator[str]:
+def tag(cluster: Cluster) -> str:
     """The tag under which the registry has every image, made from this checkout."""
-    if "MEDFLOW_TAG" in os.environ:
-        yield os.environ["MEDFLOW_TAG"]
-        return
-    with _engine(cluster):
-        done = cluster.run(ROOT / "infra" / "docker" / "images.sh", REGISTRY=cluster.registry)
-        assert done.returncode == 0, done.stderr
-        yield done.stdout.rpartition("TAG=")[2].strip()
+    return os.environ[TAG]
 
 
 @pytest.fixture(scope="session")
@@ -77,22 +102,13 @@ def step_image(cluster: Cluster, tag: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def servers(cluster: Cluster, tag: str) -> Iterator[Servers]:
-    """The dev overlay, applied and ready; it stays where it was before."""
-    was_there = cluster.run("kubectl", "get", "namespace", PLATFORM).returncode == 0
-    _bucket(cluster.store)
-    for command in ([SCRIPTS / "make-secrets"], [SCRIPTS / "apply", "dev"]):
-        done = cluster.run(*command, **cluster.store.environment, REGISTRY=cluster.registry, TAG=tag)
-        assert done.returncode == 0, done.stdout + done.stderr
-    yield Servers(
+def servers(cluster: Cluster) -> Servers:
+    return Servers(
         zenml=cluster.address("zenml-server"),
         mlflow=cluster.address("mlflow-server"),
         user="admin",
         password=cluster.secret("zenml-server", "admin-password"),
     )
-    assert _left(cluster) == []
-    if not was_there:
-        cluster.kubectl("delete", "-k", str(ROOT / "build" / "kubernetes" / "dev"), "--timeout=300s")
 
 
 @pytest.fixture(scope="session")
@@ -133,51 +149,3 @@ def schedules(
         clear(found)
         found.sign_out()
         found.zenml.close_accounts()
-
-
-def _script(path: Path) -> None:
-    # The cluster's programs outlive the script, so it must not hand them a pipe that is read to its end.
-    environment = {**os.environ, "HOME": pwd.getpwuid(os.getuid()).pw_dir}
-    done = subprocess.run([path], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    assert done.returncode == 0, f"{path} failed; see {STATE / 'log'}"
-
-
-@contextmanager
-def _engine(cluster: Cluster) -> Iterator[None]:
-    """A Docker Engine that has python:3.11-slim, or a stand-in where no registry of images can be reached."""
-    started = None
-    if cluster.run("docker", "info").returncode:
-        with (STATE / "log" / "dockerd.log").open("ab") as log:
-            started = subprocess.Popen(["dockerd"], stdout=log, stderr=log, start_new_session=True)
-        for _ in range(60):
-            if cluster.run("docker", "info").returncode == 0:
-                break
-            time.sleep(1)
-        # The engine lets nothing be forwarded that is not its own; pods' packets are.
-        assert cluster.run("iptables", "-P", "FORWARD", "ACCEPT").returncode == 0
-    if (
-        cluster.run("docker", "image", "inspect", "python:3.11-slim").returncode
-        and (FOLDER / "base-image.sh").is_file()
-    ):
-        _script(FOLDER / "base-image.sh")
-    yield
-    if started is not None:
-        started.terminate()
-        started.wait(timeout=60)
-
-
-def _left(cluster: Cluster) -> list[str]:
-    """What a test should have taken away, and has not."""
-    kinds = "cronjobs,deployments,services,horizontalpodautoscalers,trainjobs,trainingruntimes,persistentvolumeclaims"
-    items = cluster.json("-n", RUNS, "get", kinds)["items"]
-    secrets = cluster.json("-n", RUNS, "get", "secrets")["items"]
-    items += [item for item in secrets if item["metadata"]["name"].startswith("zenml-token-")]
-    return [
-        f"{item['kind']} {item['metadata']['name']}" for item in items if "deletionTimestamp" not in item["metadata"]
-    ]
-
-
-def _bucket(store: Store) -> None:
-    there = {bucket["Name"] for bucket in store.client.list_buckets()["Buckets"]}
-    if BUCKET not in there:
-        store.client.create_bucket(Bucket=BUCKET)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 import timm
 import yaml
 from clusters import BUCKET, RUNS, Cluster, Servers
-from commands import SMALL, Data, Medflow, outcome_of
+from commands import SMALL, Data, Medflow, outcome_of, registered, user_of
 from kaggle_server import ENVIRONMENT, TOKEN, serving
 from proxy import proxy
 from safetensors.torch import save_file
@@ -38,6 +39,15 @@ def volume(cluster: Cluster, step_image: str) -> Iterator[str]:
     cluster.kubectl("-n", RUNS, "wait", "--for=condition=complete", f"job/{CLAIM}", "--timeout=600s")
     yield CLAIM
     cluster.run("kubectl", "-n", RUNS, "delete", "--wait=false", f"job/{CLAIM}", f"pvc/{CLAIM}")
+
+
+@pytest.fixture(scope="module")
+def applied(
+    cluster: Cluster, servers: Servers, step_image: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Medflow]:
+    folder = tmp_path_factory.mktemp("sources")
+    with registered(user_of(cluster, servers, step_image, folder, f"test-sources-{int(time.time())}")) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
