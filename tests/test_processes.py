@@ -98,6 +98,7 @@ def gateway(tmp_path: Path):
         yield url
 
 
+@pytest.mark.timeout(2400)  # two dozen processes, one after another: minutes on a quiet machine
 def test_each_step_alone_and_a_killed_training_resumes_in_a_new_process(gateway, tmp_path):
     """Training is killed at its first checkpoint and goes on elsewhere; its weights equal those of a run left alone.
 
