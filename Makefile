@@ -14,7 +14,7 @@ export REGISTRY TAG
 # Two processes, each with a state folder of its own; a file of tests stays in one, so that what it made is made once.
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 # Two processes, of which each tests the files that the folder's conftest.py gives it.
-IN_TWO := -n 2 --dist loadgroup
+IN_TWO := -n 2 --dist loadscope
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow test-kubernetes bench table-systems lint images secrets platform

@@ -28,6 +28,7 @@ from clusters import Cluster, Servers
 from commands import PLACE, Medflow, outcome_of, registered, user_of
 from preparing import FOLDER, KUBECONFIG, REGISTRY, TAG, TURNS, is_possible, prepared
 from scheduling import DATASET, Schedules, Zenml, clear
+from xdist.scheduler import LoadScopeScheduling
 
 HERE = Path(__file__).parent
 #: What one process tests, in this order: whatever has a run of `phantom`, and schedules; the other has the rest. The
@@ -52,14 +53,23 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     mine = [item for item in items if item.path.is_relative_to(HERE)]
     for item in mine:
         item.add_marker(pytest.mark.kubernetes)
-        item.add_marker(pytest.mark.xdist_group("first" if _name(item.path) in FIRST else "second"))
     mine.sort(key=lambda item: (_name(item.path) in ALONE, _place(item.path)))
     items[:] = mine + [item for item in items if item not in mine]
+
+
+class InTwo(LoadScopeScheduling):
+    """Each process gets the tests of its files, in their order."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "first" if _name(Path(nodeid.partition("::")[0])) in FIRST else "second"
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> InTwo:
+    return InTwo(config, log)
 
 
 def _is_worker(config: pytest.Config) -> bool:
