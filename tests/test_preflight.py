@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from api_server import ApiServer, served, status
+from test_kubernetes import STACK
 
 from medflow.config.sections.place import PlaceConfig, StepPlace
-from medflow.config.sections.stack import StackConfig
 from medflow.platform.kubernetes import fitting, preflight, probing
 from medflow.platform.kubernetes.findings import Check
 
@@ -17,16 +17,6 @@ PLACE = PlaceConfig(
     stack="a",
     orchestrator=StepPlace(priority="watches"),
     steps={"default": StepPlace(priority="steps"), "train": StepPlace(gpu=1, priority="steps", runtime_class="nvidia")},
-)
-STACK = StackConfig.model_validate(
-    {
-        "server": "http://zenml.example",
-        "cluster": {"context": "test"},
-        "image": "registry.example/medflow-step:abc",
-        "registry": "registry.example",
-        "store": {"uri": "s3://bucket"},
-        "mlflow": {"uri": "http://mlflow.example"},
-    }
 )
 PRESENT = {"priorityclasses": ("watches", "steps", "medflow-serving"), "runtimeclasses": ("nvidia",)}
 TAINT = {"key": "nvidia.com/gpu", "effect": "NoSchedule"}
