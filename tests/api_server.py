@@ -25,7 +25,8 @@ class ApiServer:
         self.asked: list[str] = []
         """Each request: its verb and the end of its path."""
         self.troubles: list[str] = []
-        """One for each request to come: a status, `drop`, `lost` (done, and not said), `silent`, or `well`."""
+        """One for each request to come: a status and its words, `drop`, `lost` (done, and not
+        said), `silent`, or `well`."""
         self.always: str | None = None
         """The trouble of every request after those."""
         self.closing = Event()
@@ -88,8 +89,9 @@ def served() -> Iterator[ApiServer]:
             trouble = state.troubles.pop(0) if state.troubles else state.always or "well"
             if trouble == "silent":
                 state.closing.wait(20)
-            if trouble.isdigit():
-                self._say(int(trouble), status(int(trouble), "Trouble", "said by the test"))
+            if trouble[:3].isdigit():
+                code, words = int(trouble[:3]), trouble[4:] or "said by the test"
+                self._say(code, status(code, "Trouble", words))
             elif trouble in ("well", "lost"):
                 code, document = state.answer(self.command, self.path, body)
                 if trouble == "well":

@@ -15,8 +15,9 @@ from api_server import JOBS, NAMESPACE, PODS, ApiServer, served
 from test_kubernetes import STACK, job_of
 from zenml import pipeline, step
 from zenml.enums import ExecutionStatus, StackComponentType
-from zenml.models import PipelineRunResponse, PipelineRunUpdate
+from zenml.models import PipelineRunResponse, PipelineRunUpdate, StepRunRequest, StepRunUpdate
 from zenml.pipelines.run_utils import create_placeholder_run
+from zenml.utils.time_utils import utc_now
 
 from medflow.config.sections.place import PlaceConfig, StepPlace
 from medflow.errors import PlatformError
@@ -295,6 +296,25 @@ def test_what_the_pods_of_a_stopped_run_had_said_is_kept(server: ApiServer) -> N
     assert "epoch 1" in (kept / "train-1.log").read_text() and (kept / "train-1.json").is_file()
     assert (kept / "events.json").is_file()
     assert now(run) == "stopped" and server.names(JOBS) == []
+
+
+@pytest.mark.parametrize("status", [ExecutionStatus.RUNNING, ExecutionStatus.COMPLETED])
+def test_a_stopped_run_is_stopped_whatever_its_steps_were_doing(server: ApiServer, status: ExecutionStatus) -> None:
+    run = run_of(f"stopped-while-{status.value}")
+    add_jobs(server, str(run.id))
+    server.add(SECRETS, {"metadata": {"name": f"zenml-token-{run.snapshot.id}"}})
+    store = stacks.client().zen_store
+    asked = StepRunRequest(
+        name="nothing", project=run.project_id, pipeline_run_id=run.id, start_time=utc_now(),
+        status=ExecutionStatus.RUNNING,
+    )  # fmt: skip
+    one = store.create_run_step(asked)
+    if status.is_finished:
+        store.update_run_step(one.id, StepRunUpdate(status=status))
+    ending.stop(str(run.id), server.cluster())
+    expected = "completed" if status.is_finished else "stopped"
+    assert (now(run), store.get_run_step(one.id).status.value) == (expected, expected)
+    assert server.names(JOBS) == server.names(SECRETS) == []
 
 
 def test_stopping_a_run_that_is_over_leaves_its_records(server: ApiServer) -> None:

@@ -12,6 +12,7 @@ from api_server import EVENTS, JOBS, NAMESPACE, PODS, ApiServer, served
 from kubernetes.client import ApiException
 from test_ending import run_of
 from test_kubernetes import ASKED, STACK, event, job_of
+from test_nodes import TRAINING
 from urllib3.exceptions import HTTPError
 from zenml.integrations.kubernetes import kube_utils
 from zenml.integrations.kubernetes.manifest_utils import (
@@ -24,7 +25,7 @@ from zenml.orchestrators.dag_runner import Node, NodeStatus
 
 from medflow.errors import PlatformError
 from medflow.platform import stack as stacks
-from medflow.platform.kubernetes import monitoring, patience, settings, transport
+from medflow.platform.kubernetes import monitoring, patience, settings, training_api, transport
 from medflow.platform.kubernetes.cluster import STEP_ANNOTATION
 from medflow.platform.kubernetes.keeping import FAILURE, Keeper
 from medflow.platform.kubernetes.monitoring import Monitor, PatientRunner
@@ -288,6 +289,38 @@ def test_clients_that_zenml_makes_have_the_limits_within_the_block_alone() -> No
 
 
 # -- following -------------------------------------------------------------------------------------
+
+
+UNKNOWN = (
+    '403 admission webhook "validator.trainjob.trainer.kubeflow.org" denied the request: spec.runtimeRef: Invalid '
+    'value: {}: TrainingRuntime.trainer.kubeflow.org "{name}" not found: specified trainingRuntime must be created '
+    "before the TrainJob is created"
+).replace("{name}", TRAINING.name)
+
+
+def test_a_job_of_nodes_waits_until_trainer_knows_its_runtime(
+    server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_api, "POLL_SECONDS", 0.02)
+    api = training_api.TrainingApi(server.cluster(), TRAINING)
+    server.troubles = ["well", UNKNOWN, UNKNOWN]
+    api.start()
+    assert server.names("trainingruntimes") == server.names("trainjobs") == [TRAINING.name]
+    assert server.asked == ["POST trainingruntimes"] + ["POST trainjobs"] * 3
+
+
+@pytest.mark.parametrize("words", [UNKNOWN, "403 trainjobs is forbidden: User x cannot create it"])
+def test_a_job_of_nodes_that_trainer_refuses_is_told(
+    server: ApiServer, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    monkeypatch.setattr(training_api, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(training_api, "KNOWN_SECONDS", 0.1)
+    server.troubles, server.always = ["well"], words
+    api = training_api.TrainingApi(server.cluster(), TRAINING)
+    with pytest.raises(PlatformError) as error:
+        patience.patiently(api.start, print)
+    assert words[4:] in error.value.message
+    assert ("medflow-client" in error.value.hint) == ("cannot" in words)
 
 
 @pytest.mark.parametrize("code", ["401", "403", "404"])

@@ -32,8 +32,9 @@ from xdist.scheduler import LoadScopeScheduling
 
 HERE = Path(__file__).parent
 #: What one process tests, in this order: whatever has a run of `phantom`, and schedules; the other has the rest. The
-#: shared run's pods are looked at before they have been over for an hour.
-FIRST = ("runs", "failures", "deploy", "images", "schedules", "fires", "interruptions")
+#: shared run's pods are looked at before they have been over for an hour, and the page's own run of `phantom` comes
+#: last, since later ones would keep to its split.
+FIRST = ("runs", "failures", "deploy", "images", "schedules", "fires", "interruptions", "readme")
 #: They take servers away, apply them anew, or let ZenML forget runs: each goes on alone, when others are done.
 ALONE = ("interruptions", "readme")
 _under_all = ExitStack()

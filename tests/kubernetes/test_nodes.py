@@ -68,6 +68,7 @@ def trainer(
     servers.forget(DATASET)  # whose split would begin where another test's did, in a store that is gone
     folder = tmp_path_factory.mktemp("nodes")
     with registered(user_of(cluster, servers, step_image, folder, f"test-nodes-{int(time.time())}")) as found:
+        found.place.write_text(PLACE.format(stack=found.stack, nodes=2, retries=2, timeout=1500, cpu=0.1))
         yield Trainer(found)
 
 
@@ -79,10 +80,8 @@ def together(trainer: Trainer) -> Trained:
 
 
 def test_the_check_finds_kubeflow_trainer(trainer: Trainer) -> None:
-    place = trainer.medflow.folder / "place.yaml"
-    stack = trainer.medflow.stack
-    place.write_text(PLACE.format(stack=stack, nodes=2, retries=2, timeout=1500, cpu=0.1))
-    done = trainer.medflow("stack", "check", str(stack), "--on", str(place), "--json")
+    user = trainer.medflow
+    done = user("stack", "check", str(user.stack), "--on", str(user.place), "--json")
     assert done.returncode == 0, done.stdout
     found = {item["check"]: item["found"] for item in json.loads(done.stdout)}
     assert found["trainer"] == "trainjobs.trainer.kubeflow.org/v1alpha1, for train"
@@ -237,6 +236,8 @@ def test_stopping_a_run_takes_its_nodes_away(trainer: Trainer) -> None:
         done = trainer.medflow("stack", "stop", str(trainer.medflow.stack), run_id)
         assert done.returncode == 0, done.stderr
         assert finished(process).returncode != 0
+    listed = trainer.medflow("runs", "--on", str(trainer.medflow.place), "--json")
+    assert [item["status"] for item in json.loads(listed.stdout) if item["run_id"] == run_id] == ["stopped"]
     until = time.monotonic() + 120
     while not nothing_left(trainer, run_id):
         assert time.monotonic() < until, "the nodes are still there"

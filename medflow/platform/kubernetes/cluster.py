@@ -184,12 +184,16 @@ def refusals_told() -> Iterator[None]:
 def refused(error: ApiException) -> PlatformError:
     """What the API server refuses, in its words, and what to do."""
     words = _said(str(error.body or ""))
+    is_admission = any(sign in words for sign in NOT_ADMITTED)
     return PlatformError(
         f"the cluster refuses ({error.status} {error.reason}): {words}",
-        hint=REMEDIES.get(error.status, "the words are the API server's own"),
+        hint=API_SERVERS if is_admission else REMEDIES.get(error.status, API_SERVERS),
     )
 
 
+API_SERVERS = "the words are the API server's own"
+#: Signs of what is forbidden whatever rights one has.
+NOT_ADMITTED = ("admission webhook", "exceeded quota", "violates PodSecurity")
 REMEDIES = {
     401: "sign in to the cluster anew: its credentials have run out, or are of another cluster",
     403: "bind the role medflow-client (infra/kubernetes/base/roles.yaml) to who the context signs in as; a pod's "

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from zenml.client import Client
 from zenml.enums import ExecutionStatus
 from zenml.exceptions import IllegalOperationError
-from zenml.models import PipelineRunUpdate
+from zenml.models import PipelineRunUpdate, StepRunUpdate
+from zenml.utils.time_utils import utc_now
 
 from medflow.platform import trackers
 from medflow.platform.context import StoredFiles
@@ -38,23 +39,38 @@ def stop(run_id: str, here: Cluster) -> None:
     had_ended = run.status in (ExecutionStatus.COMPLETED, ExecutionStatus.FAILED)
     # First, or whoever follows the run would take it for one whose pods were lost.
     if not run.status.is_finished:
-        for status in (ExecutionStatus.STOPPING, ExecutionStatus.STOPPED):
-            # The orchestrator may see the first and set the second before it is set here.
-            with suppress(IllegalOperationError):
-                update = PipelineRunUpdate(status=status, status_reason="stopped by its user")
-                Client().zen_store.update_run(run.id, update)
+        # The orchestrator may have closed it since.
+        with suppress(IllegalOperationError):
+            update = PipelineRunUpdate(status=ExecutionStatus.STOPPING, status_reason="stopped by its user")
+            Client().zen_store.update_run(run.id, update)
     jobs = here.jobs(run_id)
     said = Gathered(here)
     for job in jobs:
         said.note(job)
     for job in jobs:
         here.delete_job(job.name)
+    if not had_ended:
+        _stop_steps(run_id)
     remove_token(run_id, here)
     if had_ended:
         return
     trackers.close(run, "KILLED")
     if said.pods:
         _keep(said, run_id)
+
+
+def _stop_steps(run_id: str) -> None:
+    """Close the steps whose pods are ended before they can say so: with the last of them the run is stopped.
+
+    The run itself cannot be asked for it, since ZenML takes one with a running step that is said to be stopped for one
+    that is running (`_compute_static_pipeline_run_status`).
+    """
+    steps = Client().list_run_steps(pipeline_run_id=run_id, size=1000, exclude_retried=True).items
+    for step in steps:
+        if not step.status.is_finished:
+            with suppress(IllegalOperationError):  # its pod has said so
+                update = StepRunUpdate(status=ExecutionStatus.STOPPED, end_time=utc_now())
+                Client().zen_store.update_run_step(step.id, update)
 
 
 def _keep(said: Gathered, run_id: str) -> None:

@@ -15,7 +15,7 @@ from medflow.platform.kubernetes.cluster import CONFLICT, NOT_FOUND, Cluster, Ob
 from medflow.platform.kubernetes.trainjobs import GROUP, JOBS, RUNTIMES, VERSION, Training
 
 if TYPE_CHECKING:
-    from kubernetes.client import CustomObjectsApi
+    from kubernetes.client import ApiException, CustomObjectsApi
 
 COMPLETE: Final = "Complete"
 FAILED: Final = "Failed"
@@ -23,6 +23,8 @@ FAILED: Final = "Failed"
 KINDS = (JOBS, RUNTIMES)
 #: Pods that are ended have `trainjobs.GRACE_SECONDS`; a node that is not ready takes longer.
 REMOVAL_SECONDS = 300.0
+#: Trainer takes no job whose runtime it has not heard of, which takes it a moment after that is made.
+KNOWN_SECONDS = 60.0
 POLL_SECONDS = 1.0
 
 
@@ -38,8 +40,17 @@ class TrainingApi:
 
     def start(self) -> None:
         """Make its objects, once ``remove`` has left none. A second call makes what the first did not."""
+        from kubernetes.client import ApiException
+
         self._create(RUNTIMES, trainjobs.runtime(self.training))
-        self._create(JOBS, trainjobs.train_job(self.training))
+        until = time.monotonic() + KNOWN_SECONDS
+        while True:
+            try:
+                return self._create(JOBS, trainjobs.train_job(self.training))
+            except ApiException as error:
+                if not self._is_of_an_unknown_runtime(error) or time.monotonic() > until:
+                    raise
+            time.sleep(POLL_SECONDS)
 
     def remove(self) -> None:
         """Return once its objects and pods are gone. Raises PlatformError where they stay."""
@@ -102,6 +113,10 @@ class TrainingApi:
             # The name is of this run and step alone: it was made, and the answer was lost.
             if error.status != CONFLICT:
                 raise
+
+    def _is_of_an_unknown_runtime(self, error: ApiException) -> bool:
+        words = str(error.body or "")
+        return "admission webhook" in words and self.training.name in words and "not found" in words
 
     def _delete(self, kind: str) -> None:
         from kubernetes.client import ApiException
