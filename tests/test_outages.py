@@ -139,6 +139,18 @@ def test_the_log_of_a_pod_that_has_ended_is_read_once(server: ApiServer) -> None
     assert len([line for line in server.asked if "log" in line]) == 2
 
 
+def test_a_node_that_has_no_log_any_more_takes_none_away(server: ApiServer) -> None:
+    server.add(JOBS, job(active=1))
+    server.add(PODS, pod(phase="Running"))
+    server.add(PODS, {"metadata": {"name": f"{NAME}-1/log"}, "said": "epoch 1"})
+    watch = monitor(server)
+    check(server, watch)
+    server.objects[PODS][f"{NAME}-1"]["metadata"]["deletionTimestamp"] = "2026-11-21T12:01:00Z"
+    server.objects[PODS][f"{NAME}-1/log"]["said"] = "unable to retrieve container logs for containerd://474a8f1c"
+    check(server, watch)
+    assert watch.keeper.logs == {f"{NAME}-1": "epoch 1"}
+
+
 def test_a_failed_step_takes_its_nodes_with_it(server: ApiServer) -> None:
     over = {"conditions": [{"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}]}
     for labels in ({}, settings.STARTS_NODES):

@@ -21,6 +21,8 @@ NOT_FOUND = 404
 CONFLICT = 409
 #: Bytes of one pod's log that are kept; the last ones.
 LOG_BYTES = 5_000_000
+#: What a node answers, as if the pod had said it, once the container is removed and the pod is not.
+LOG_GONE = "unable to retrieve container logs for "
 
 
 @dataclass(frozen=True)
@@ -127,9 +129,10 @@ class Cluster:
             response = self.core.read_namespaced_pod_log(
                 pod, self.namespace, timestamps=True, tail_lines=50_000, _preload_content=False
             )
-            return bytes(response.data[-LOG_BYTES:]).decode(errors="replace")
+            said = bytes(response.data[-LOG_BYTES:]).decode(errors="replace")
         except (ApiException, HTTPError, OSError):
             return None
+        return None if said.startswith(LOG_GONE) else said
 
     def delete_job(self, name: str) -> None:
         """With its pods; one that is gone is no error."""
