@@ -57,6 +57,8 @@ class Position(Record):
     """Epochs since then without a better score."""
     halvings: int = 0
     """How often memory has halved the batch."""
+    threads: int = 0
+    """How many threads compute in each process on a CPU; 0 on a GPU."""
     scaler: Mapping[str, int | float] = Field(default_factory=dict)
     """State of the fp16 loss scaler, empty in other precisions."""
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from medflow.config.sections import TrainConfig
 from medflow.errors import ConfigError, TrainingError
 from medflow.pool import cores
+from medflow.progress import say
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -45,6 +46,25 @@ class Machine:
     @property
     def device(self) -> torch.device:
         return self.fabric.device
+
+    @property
+    def threads(self) -> int:
+        """How many threads compute in this process on a CPU, and so in which order sums add up; 0 on a GPU."""
+        return torch.get_num_threads() if self.device.type == "cpu" else 0
+
+    def compute_with(self, threads: int) -> None:
+        """As a training began, whatever this machine has: another number of threads would give other weights."""
+        here = self.threads
+        if not here or not threads or here == threads:
+            return
+        torch.set_num_threads(threads)
+        if self.leads:
+            say(f"threads: {threads}, with which the training began (this machine would take {here})")
+
+    def __str__(self) -> str:
+        threads = f" with {self.threads} thread{'s' * (self.threads > 1)}" if self.threads else ""
+        processes = f", {self.ranks} processes" if self.ranks > 1 else ""
+        return f"on {self.device}{threads}{processes}"
 
     @property
     def leads(self) -> bool:
@@ -142,11 +162,14 @@ def _precision(config: TrainConfig, accelerator: str) -> Precision:
 
 @contextmanager
 def reproducible() -> Iterator[None]:
-    """Deterministic kernels where torch has them; the caller's generators and settings come back afterwards."""
+    """Deterministic kernels where torch has them; the caller's generators and settings come back afterwards.
+
+    The number of threads is such a setting: a training that goes on takes that of its checkpoint.
+    """
     deterministic: Any = torch.utils.deterministic
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS when first used
     was, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    filled = deterministic.fill_uninitialized_memory
+    filled, threads = deterministic.fill_uninitialized_memory, torch.get_num_threads()
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*deterministic")
         warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
@@ -157,6 +180,7 @@ def reproducible() -> Iterator[None]:
         finally:
             torch.use_deterministic_algorithms(was, warn_only=warned)
             deterministic.fill_uninitialized_memory = filled
+            torch.set_num_threads(threads)
 
 
 @contextmanager

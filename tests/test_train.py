@@ -253,6 +253,15 @@ def test_killed_in_the_middle_of_an_epoch_it_ends_with_the_same_weights(tmp_path
     check_resumes(tmp_path, uninterrupted, "001-00001-0000002", 0.004, capsys)
 
 
+def test_it_goes_on_with_the_number_of_threads_with_which_it_began(tmp_path, uninterrupted, capsys):
+    kill_at(tmp_path, "000-00001-0000001", 0.0)
+    torch.set_num_threads(2)
+    resumed = run(tmp_path, KILLED)
+    assert "threads: 1, with which the training began (this machine would take 2)" in capsys.readouterr().err
+    assert (digest(resumed), resumed.card.training.threads) == (uninterrupted, 1)
+    assert torch.get_num_threads() == 2
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_killed_at_any_moment_it_ends_with_the_same_weights(tmp_path, uninterrupted, capsys, seed):

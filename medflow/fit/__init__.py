@@ -4,9 +4,9 @@ Read ``fit`` here, then ``loop``: its functions and methods stand in the order i
 brings device, precision, backward and clipping; what is not the loop is in the modules that ``loop`` imports.
 
 Killed at any moment and run again with the same arguments, it takes up the newest checkpoint and ends with the same
-weights, bit for bit, on a CPU with the same number of threads (another number adds up in another order), the same
-number of devices and the same torch. No generator's state is stored for that: order, augmentation, mixing and dropout
-are drawn from (seed, stage, epoch, step).
+weights, bit for bit, on a CPU with the same number of devices and the same torch. Another number of threads would add
+up in another order, so it goes on with that of the checkpoint, whatever the machine has. No generator's state is
+stored for that: order, augmentation, mixing and dropout are drawn from (seed, stage, epoch, step).
 
 On several devices, of one machine or of several (``nodes``), every rank runs this loop. All walk the same plan and take
 their share of each forward pass; losses are divided by the whole step's known terms, so the sum of the ranks'

@@ -87,7 +87,7 @@ class Loop:
         self.monitor = Monitor(config.monitor, data.heads, self.val.targets, len(self.val), config.stop_on)
         self.heads = data.heads
         self.tally = Tally(data.heads, mixed=mixing.mixes(config.mixing))
-        self.at = Position(halvings=halvings)
+        self.at = Position(halvings=halvings, threads=self.machine.threads)
         self.best: Mapping[str, Tensor] = {}
         self.optimizer_state: Mapping[str, Tensor] = {}
         self.average_state: Mapping[str, Tensor] = {}
@@ -107,6 +107,7 @@ class Loop:
         self.best, self.optimizer_state, self.average_state = found.best, found.optimizer, found.average
         self.network.load_state_dict(found.model)
         self.fabric.strategy.precision.load_state_dict(dict(found.position.scaler))
+        self.machine.compute_with(self.at.threads)
         if not self.machine.leads:
             return
         say(f"training goes on in stage {self.at.stage + 1}, epoch {self.at.epoch + 1}, step {self.at.step + 1}")
@@ -322,6 +323,7 @@ class Loop:
             device=str(self.machine.device),
             precision=self.machine.precision,
             devices=self.machine.ranks,
+            threads=self.at.threads,
             halvings=self.at.halvings,
             notes=notes(self.network, self.config, self.machine, self.at.halvings),
         )
@@ -376,9 +378,9 @@ class Loop:
 
     def _say_what_learns(self) -> None:
         counts = [(parameter.numel(), parameter.requires_grad) for parameter in self.network.parameters()]
-        learning = sum(count for count, learns in counts if learns)
+        all_of_them, learning = sum(count for count, _ in counts), sum(count for count, learns in counts if learns)
         stage, stages = self.at.stage + 1, len(self.config.stages)
-        say(f"stage {stage} of {stages}: {learning:,} of {sum(count for count, _ in counts):,} parameters learn")
+        say(f"stage {stage} of {stages}: {learning:,} of {all_of_them:,} parameters learn, {self.machine}")
         self.tracker.params({f"stage_{stage}.trainable_parameters": learning})
 
     def _track(self, entry: EpochLog) -> None:

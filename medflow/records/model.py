@@ -102,6 +102,9 @@ class TrainingLog(Record):
     device: Annotated[str, BESIDE] = "cpu"
     precision: str = "32-true"
     devices: int = 1
+    threads: Annotated[int, BESIDE] = 0
+    """Of each process, on a CPU: another number adds up in another order, and gives other weights in the last digits.
+    0 on a GPU."""
     halvings: int = 0
     """How often memory did not hold a batch, which was then halved; the steps are those of the whole batch."""
     notes: tuple[str, ...] = ()

@@ -183,8 +183,10 @@ def environment_of(cluster: Cluster, servers: Servers, folder: Path) -> dict[str
     kubeconfig = folder / "kubeconfig"
     kubeconfig.touch(mode=0o600)
     kubeconfig.write_text(cluster.kubeconfig_of("medflow-client"))
+    # Where several processes test, each computes with one thread: nothing that a user has exported, nor the pods have.
+    exported = {name: value for name, value in cluster.environment.items() if name != "OMP_NUM_THREADS"}
     return {
-        **cluster.environment,
+        **exported,
         "KUBECONFIG": str(kubeconfig),
         **cluster.store.environment,
         "PYTHONPATH": str(ROOT),
@@ -221,6 +223,7 @@ class Trained(Data):
     curve: list[list[float]]
     weights: str
     devices: int
+    threads: int
 
 
 def trained(done: subprocess.CompletedProcess) -> Trained:

@@ -15,7 +15,6 @@ is made once, by the process that starts both.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Iterator
@@ -24,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import turns
 from clusters import Cluster, Servers
 from commands import PLACE, Medflow, outcome_of, registered, user_of
-from preparing import FOLDER, KUBECONFIG, REGISTRY, TAG, TURNS, is_possible, prepared
+from preparing import FOLDER, KUBECONFIG, REGISTRY, TAG, is_possible, prepared
 from scheduling import DATASET, Schedules, Zenml, clear
 from xdist.scheduler import LoadScopeScheduling
 
@@ -85,12 +85,17 @@ def _place(path: Path) -> int:
     return FIRST.index(_name(path)) if _name(path) in FIRST else len(FIRST)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """A test's turn has in it what its fixtures do."""
+    with turns.of_test(quiet=item.get_closest_marker("quiet") is not None):
+        return (yield)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def turn(request: pytest.FixtureRequest) -> Iterator[None]:
     """The tests of a file go on beside those of others, or alone."""
-    kind = fcntl.LOCK_EX if _name(request.path) in ALONE else fcntl.LOCK_SH
-    with Path(os.environ.get(TURNS, os.devnull)).open() as turns:
-        fcntl.flock(turns, kind)
+    with turns.of_file(alone=_name(request.path) in ALONE):
         yield
 
 

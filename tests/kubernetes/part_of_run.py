@@ -75,7 +75,8 @@ def of_training(run: Any, config: Any) -> dict[str, Any]:
     """Loss curve and weights of the first model."""
     card = run.steps[f"train_{config.models[0].key}"].outputs["trained"][0].load().card
     curve = [(entry.train_loss, entry.val_loss) for entry in card.training.epochs]
-    return {"curve": curve, "weights": card.weights_digest, "devices": card.training.devices}
+    log = card.training
+    return {"curve": curve, "weights": card.weights_digest, "devices": log.devices, "threads": log.threads}
 
 
 if __name__ == "__main__":

@@ -12,9 +12,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from clusters import BUCKET, PLATFORM, ROOT, RUNS, SCRIPTS, STATE, Cluster, Store
+from turns import TURNS
 
 FOLDER = Path(os.environ.get("MEDFLOW_CLUSTER", ROOT.parent / "shared" / "cluster"))
-KUBECONFIG, TAG, TURNS = "MEDFLOW_KUBECONFIG", "MEDFLOW_TAG", "MEDFLOW_TURNS"
+KUBECONFIG, TAG = "MEDFLOW_KUBECONFIG", "MEDFLOW_TAG"
 REGISTRY = os.environ.get("MEDFLOW_REGISTRY", "127.0.0.1:5000")
 
 
@@ -34,7 +35,7 @@ def prepared() -> Iterator[None]:
         if TAG not in os.environ:
             parts.enter_context(_engine(cluster))
             os.environ[TAG] = _images(cluster)
-        os.environ[TURNS] = parts.enter_context(tempfile.NamedTemporaryFile(prefix="medflow-turns-")).name
+        os.environ[TURNS] = parts.enter_context(tempfile.TemporaryDirectory(prefix="medflow-turns-"))
         parts.enter_context(_servers(cluster))
         yield
         found = _left(cluster)

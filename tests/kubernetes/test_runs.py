@@ -81,6 +81,7 @@ def test_the_token_is_gone_with_the_run(first: dict[str, Any], cluster: Cluster,
     assert servers.token_secret(first["run_id"]) not in names
 
 
+@pytest.mark.quiet
 def test_a_second_run_starts_only_the_uncached_steps(first: dict[str, Any], applied: Medflow) -> None:
     started = time.monotonic()
     second = outcome_of(applied(*applied.words()))
