@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import typer
+from typer.core import TyperGroup
 
 from medflow import cli, datasets, serve
 from medflow.config.reading import load
@@ -158,8 +159,12 @@ def test_what_the_tables_of_the_systems_say_can_be_typed(dataset: str, words: li
 
 def test_the_list_of_verbs_is_the_list_of_verbs() -> None:
     table = PROSE[PROSE.index("| verb |") :].split("\n\n")[0].splitlines()[2:]
-    listed = [code.split()[0] for row in table for code in re.findall(r"`([^`]+)`", row.split(" | ")[0])]
-    assert sorted(listed) == sorted(cli.VERBS)
+    listed = [code.split()[:2] for row in table for code in re.findall(r"`([^`]+)`", row.split(" | ")[0])]
+    commands = typer.main.get_group(cli.app).commands
+    groups = {name: group.commands for name, group in commands.items() if isinstance(group, TyperGroup)}
+    assert sorted(verb for verb, *_ in listed if verb not in groups) == sorted(cli.VERBS)
+    parts = [[name, part] for name, group in groups.items() for part in group]
+    assert sorted(words for words in listed if words[0] in groups) == sorted(parts)
 
 
 def test_the_signatures_of_verbs_are_real() -> None:
