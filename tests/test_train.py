@@ -18,7 +18,7 @@ import torch
 from safetensors.numpy import load_file
 
 from medflow import models
-from medflow.checkpoint import Checkpoints
+from medflow.checkpoint import Checkpoints, decode
 from medflow.config.sections import (
     Augment,
     Calibrate,
@@ -260,6 +260,16 @@ def test_it_goes_on_with_the_number_of_threads_with_which_it_began(tmp_path, uni
     assert "threads: 1, with which the training began (this machine would take 2)" in capsys.readouterr().err
     assert (digest(resumed), resumed.card.training.threads) == (uninterrupted, 1)
     assert torch.get_num_threads() == 2
+
+
+def test_a_checkpoint_of_a_gpu_leaves_a_cpu_its_own_number_of_threads(tmp_path):
+    kill_at(tmp_path, "000-00001-0000001", 0.0)
+    [*_, newest] = sorted((tmp_path / "checkpoints").iterdir())
+    found = decode(newest.read_bytes())
+    store = Checkpoints(LocalFiles(tmp_path / "checkpoints"), newest.name.partition("-")[0])
+    store.clear()
+    store.save(replace(found, position=found.position.model_copy(update={"threads": 0})))
+    assert run(tmp_path, KILLED).card.training.threads == 1
 
 
 @pytest.mark.slow

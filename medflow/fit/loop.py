@@ -103,11 +103,12 @@ class Loop:
         if found is None:
             return
         halvings = max(found.position.halvings, self.at.halvings)
-        self.at = found.position.model_copy(update={"halvings": halvings})
+        self.machine.compute_with(found.position.threads)
+        # Not the checkpoint's where it was made on a GPU and this is a CPU, or the other way round.
+        self.at = found.position.model_copy(update={"halvings": halvings, "threads": self.machine.threads})
         self.best, self.optimizer_state, self.average_state = found.best, found.optimizer, found.average
         self.network.load_state_dict(found.model)
         self.fabric.strategy.precision.load_state_dict(dict(found.position.scaler))
-        self.machine.compute_with(self.at.threads)
         if not self.machine.leads:
             return
         say(f"training goes on in stage {self.at.stage + 1}, epoch {self.at.epoch + 1}, step {self.at.step + 1}")
@@ -378,9 +379,9 @@ class Loop:
 
     def _say_what_learns(self) -> None:
         counts = [(parameter.numel(), parameter.requires_grad) for parameter in self.network.parameters()]
-        all_of_them, learning = sum(count for count, _ in counts), sum(count for count, learns in counts if learns)
+        total, learning = sum(count for count, _ in counts), sum(count for count, learns in counts if learns)
         stage, stages = self.at.stage + 1, len(self.config.stages)
-        say(f"stage {stage} of {stages}: {learning:,} of {all_of_them:,} parameters learn, {self.machine}")
+        say(f"stage {stage} of {stages}: {learning:,} of {total:,} parameters learn, {self.machine}")
         self.tracker.params({f"stage_{stage}.trainable_parameters": learning})
 
     def _track(self, entry: EpochLog) -> None:
